@@ -1,0 +1,127 @@
+"""Every bound of the system, each with its reason.
+
+Tests check each one at N and at N + 1. What can be wanted larger on a big machine is an option of
+the manager; the numbers here are what a stranger can rely on.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- Frames ---------------------------------------------------------------------------------
+
+#: Header frames are a few hundred bytes; a large one is a mistake or an attack on the decoder.
+HEADER_BYTES_MAX = 64 * KIB
+#: A petition's body: two prompts at their limit and some hundred small numbers.
+BODY_BYTES_MAX = 128 * KIB
+#: An inventory of 20,000 files with names of 150 bytes.
+INVENTORY_BYTES_MAX = 8 * MIB
+#: Files in one inventory; what a large shared A1111 tree holds, ten times over.
+INVENTORY_FILES_MAX = 20_000
+#: Pictures travel in pieces of this size, so that a beat never waits behind 30 MB.
+CHUNK_BYTES = 1 * MIB
+#: Nothing we send is larger, so ZeroMQ may drop a peer that sends more.
+FRAME_BYTES_MAX = INVENTORY_BYTES_MAX
+#: Route, verb, header, blob.
+FRAMES_MAX = 4
+#: An 8192 x 8192 RGB picture that does not compress, and its metadata.
+PICTURE_BYTES_MAX = 8192 * 8192 * 3 + MIB
+
+# --- Credit ---------------------------------------------------------------------------------
+
+#: Pieces of one picture that may be under way unacknowledged: enough for 4 MiB in flight.
+CHUNK_CREDIT = 4
+#: Results a client may hold unacknowledged before the rest waits in the blob store...
+CLIENT_RESULTS_IN_FLIGHT_MAX = 4
+#: ...or bytes, whichever comes first; one result is always allowed.
+CLIENT_BYTES_IN_FLIGHT_MAX = 8 * MIB
+#: Results a worker keeps while the manager is away or has not recorded them; then it takes no work.
+WORKER_RESULTS_HELD_MAX = 64
+#: Messages per peer in ZeroMQ's own queue. Credit keeps us far below; the mark is a backstop.
+HIGH_WATER_MARK = 1000
+
+# --- Petitions ------------------------------------------------------------------------------
+
+#: Images of one petition. AI Horde's limit is 20, A1111's slider ends at 8 x 100.
+IMAGES_PER_PETITION_MAX = 1000
+#: Petitions a manager keeps, waiting or finished and not yet fetched.
+PETITIONS_MAX = 20_000
+#: Images waiting or running in all petitions.
+IMAGES_MAX = 200_000
+#: Share of the above that one owner may use.
+OWNER_SHARE = 0.25
+#: Pictures the in-memory store keeps for clients that have not fetched them.
+BLOB_BYTES_MAX = 20_000_000_000
+#: Seconds that a finished petition is kept after its client has all of it.
+RETENTION_S = 600.0
+#: Prompts: 75-token chunks make anything longer meaningless long before.
+PROMPT_BYTES_MAX = 16 * KIB
+#: Names of model files, workers and software on the wire.
+NAME_CHARS_MAX = 512
+#: Free text in errors and log lines.
+TEXT_CHARS_MAX = 4000
+#: Lines of engine log that an error carries.
+LOG_TAIL_LINES = 20
+#: LoRAs in one prompt.
+LORAS_MAX = 64
+
+# --- Pictures -------------------------------------------------------------------------------
+
+#: The engine's smallest latent that every model family accepts.
+SIDE_MIN = 16
+#: sd.cpp's own server stops at 4096; twice that leaves room for tiling.
+SIDE_MAX = 8192
+#: Sizes are counted in latent pixels of 8.
+SIDE_STEP = 8
+#: Width x height: Pillow's own decompression-bomb bound is of this order.
+PIXELS_MAX = 8192 * 4096
+#: Sampler steps.
+STEPS_MAX = 1000
+#: The engine's seed is an int64; room is left so that seed + index never overflows.
+SEED_MAX = 2**63 - 1 - IMAGES_PER_PETITION_MAX
+
+# --- Attempts and time ----------------------------------------------------------------------
+
+#: Tries per image before it fails for good.
+ATTEMPTS_MAX = 2
+#: Beats go out this often; any message counts as one.
+BEAT_S = 1.0
+#: Silence after which a peer is suspect: no new work for it, its work may be given elsewhere.
+SUSPECT_S = 3.0 * BEAT_S
+#: Silence after which a peer's session is dropped.
+GONE_S = 30.0
+#: A turn of a loop that began this late was held up by this machine; deadlines move by the delay.
+LATE_TURN_S = 1.0
+#: A worker or client without an answer for this long says so, once.
+SILENCE_NOTICE_S = 5.0
+#: ZeroMQ's own heartbeat; long, since large frames on slow links are not death.
+ZMTP_HEARTBEAT_TIMEOUT_S = 15.0
+#: Wait between tries to reconnect: quick first, then no more than this.
+RECONNECT_S_MAX = 5.0
+#: Ctrl-C waits this long for the manager to confirm the cancel.
+CANCEL_CONFIRM_S = 3.0
+#: Time for a petition whose last capable worker vanished, before it ends `no_capable_worker`.
+NO_WORKER_TIMEOUT_S = 3600.0
+#: Longest --timeout a petition may ask for: a week.
+DEADLINE_S_MAX = 7 * 86400.0
+
+# --- Engine child ---------------------------------------------------------------------------
+
+#: One message on the engine's socketpair: parameters or a log line, never pixels.
+ENGINE_FRAME_BYTES_MAX = 1 * MIB
+#: Silence inside a step that is certainly not progress, before speed is known.
+STEP_SILENCE_S = 600.0
+#: A step may take this many times its learned length.
+STEP_SILENCE_FACTOR = 30.0
+#: No learned limit goes below this; the first step after a load warms caches.
+STEP_SILENCE_S_MIN = 60.0
+#: Loading a model: a base...
+LOAD_S_BASE = 300.0
+#: ...and this much for each GiB of files (LocalAI's rule).
+LOAD_S_PER_GIB = 20.0
+#: The child has this long to start its interpreter and find its devices.
+ENGINE_START_S = 60.0
+#: A child that is told to end gets this long before SIGKILL.
+ENGINE_STOP_S = 5.0
+#: Waits between restarts of a child that keeps dying.
+RESTART_BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -1,0 +1,79 @@
+"""The states of petitions and images, and the only moves between them.
+
+A petition is one set of parameters and N images; an image is the unit of work. Image `i` is the
+picture of one single run with seed + i, whatever the cluster.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sdistrib import limits
+from sdistrib.errors import SdistribError
+from sdistrib.params import Params
+
+PetitionState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
+ImageState = Literal["waiting", "leased", "done", "failed", "cancelled"]
+
+PETITION_ENDS: frozenset[PetitionState] = frozenset({"done", "failed", "cancelled", "expired"})
+IMAGE_ENDS: frozenset[ImageState] = frozenset({"done", "failed", "cancelled"})
+
+PETITION_MOVES: frozenset[tuple[PetitionState, PetitionState]] = frozenset(
+    {
+        ("queued", "running"),
+        ("running", "queued"),  # its only attempts were lost
+        ("queued", "failed"),
+        ("queued", "cancelled"),
+        ("queued", "expired"),
+        ("running", "done"),
+        ("running", "failed"),
+        ("running", "cancelled"),
+        ("running", "expired"),
+        ("queued", "done"),  # a late result of a worker that had been given up
+    }
+)
+IMAGE_MOVES: frozenset[tuple[ImageState, ImageState]] = frozenset(
+    {
+        ("waiting", "leased"),
+        ("leased", "waiting"),
+        ("leased", "done"),
+        ("waiting", "done"),  # a late result again
+        ("leased", "failed"),
+        ("waiting", "failed"),
+        ("leased", "cancelled"),
+        ("waiting", "cancelled"),
+    }
+)
+
+PetitionId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Petition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a client asks for. Its encoded bytes are kept and forwarded as they are."""
+
+    params: Params
+    #: Seed of image 0; the client draws one where its user gave none.
+    seed: Annotated[int, Meta(ge=0, le=limits.SEED_MAX)]
+    #: Number of images; image i has seed + i.
+    images: Annotated[int, Meta(ge=1, le=limits.IMAGES_PER_PETITION_MAX)] = 1
+    #: Seconds from acceptance after which the petition ends as `expired`; 0 is never.
+    timeout_s: Annotated[float, Meta(ge=0.0, le=limits.DEADLINE_S_MAX)] = 0.0
+    #: The petition ends as `cancelled` when its client's connection is gone.
+    cancel_on_disconnect: bool = False
+
+
+class InvalidTransitionError(SdistribError):
+    """A state machine was asked for a move that its table does not have: a bug of ours."""
+
+
+def check_petition_move(before: PetitionState, after: PetitionState, story: object = "") -> None:
+    """Raise `InvalidTransitionError` unless the table has the move; `story` says what led to it."""
+    if (before, after) not in PETITION_MOVES:
+        raise InvalidTransitionError(f"petition {before} -> {after}: {story}")
+
+
+def check_image_move(before: ImageState, after: ImageState, story: object = "") -> None:
+    """Raise `InvalidTransitionError` unless the table has the move; `story` says what led to it."""
+    if (before, after) not in IMAGE_MOVES:
+        raise InvalidTransitionError(f"image {before} -> {after}: {story}")

@@ -1,0 +1,162 @@
+"""What a worker's supervisor and its engine child say to each other.
+
+Over a Unix stream socketpair: each frame is one MessagePack array `[name, map]`, cut from the
+stream by `msgpack.Unpacker` under `limits.ENGINE_FRAME_BYTES_MAX` and then decoded typed. Pixels do
+not travel in frames: the child writes them into an anonymous shared-memory file, and the `Drawn`
+frame carries its descriptor (SCM_RIGHTS). Once sent, they outlive the child.
+"""
+
+from typing import Any
+
+import msgpack
+import msgspec
+
+from sdistrib import limits
+from sdistrib.errors import ErrorCode, ProtocolError
+from sdistrib.params import Params
+from sdistrib.protocol.messages import EngineFacts, Phase
+
+
+class EngineFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all frames."""
+
+
+# --- Supervisor to child --------------------------------------------------------------------
+
+
+class LoraFile(msgspec.Struct, frozen=True):
+    """A LoRA with its place on this machine."""
+
+    path: str
+    weight: float
+    high_noise: bool = False
+
+
+class Draw(EngineFrame, frozen=True, kw_only=True):
+    """Draw one image, after loading its context if another one is loaded."""
+
+    #: Number of this request; every reply about it carries it.
+    ticket: int
+    #: Context key: equal keys need no reload.
+    context: str
+    params: Params
+    seed: int
+    #: Absolute path for each field of `params` that names a model file (and "hires_upscaler").
+    files: dict[str, str]
+    loras: tuple[LoraFile, ...] = ()
+    #: CPU threads that the worker's policy gives; the petition's own wish is in `params`.
+    threads: int = 0
+
+
+class Unload(EngineFrame, frozen=True, kw_only=True):
+    """Free the loaded context and its memory."""
+
+
+# --- Child to supervisor --------------------------------------------------------------------
+
+
+class Ready(EngineFrame, frozen=True, kw_only=True):
+    """The child has found its device and takes requests."""
+
+    facts: EngineFacts
+
+
+class Began(EngineFrame, frozen=True, kw_only=True):
+    """The child has taken up this request."""
+
+    ticket: int
+
+
+class At(EngineFrame, frozen=True, kw_only=True):
+    """Where the request is. Sent on each change of phase and at each step."""
+
+    ticket: int
+    phase: Phase
+    step: int = 0
+    steps: int = 0
+    #: Seconds that the last step took.
+    step_s: float = 0.0
+
+
+class Drawn(EngineFrame, frozen=True, kw_only=True):
+    """The picture is finished; its pixels are in the file that comes with this frame.
+
+    The file holds `width * height * channels` bytes, row by row from the top, no padding.
+    """
+
+    ticket: int
+    width: int
+    height: int
+    channels: int
+    load_s: float
+    draw_s: float
+    #: Sampler and scheduler that the engine really used.
+    sampling_method: str = ""
+    scheduler: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Declined(EngineFrame, frozen=True, kw_only=True):
+    """The request ended without a picture and the child goes on."""
+
+    ticket: int
+    code: ErrorCode
+    message: str
+    #: True when it failed while loading the context.
+    loading: bool = False
+
+
+class LogLine(EngineFrame, frozen=True, kw_only=True):
+    """One line of the engine's log: level 0 debug, 1 info, 2 warning, 3 error."""
+
+    level: int
+    text: str
+
+
+TO_CHILD: tuple[type[EngineFrame], ...] = (Draw, Unload)
+FROM_CHILD: tuple[type[EngineFrame], ...] = (Ready, Began, At, Drawn, Declined, LogLine)
+
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def encode_frame(frame: EngineFrame) -> bytes:
+    """The bytes of one frame."""
+    return _ENCODER.encode([type(frame).__name__, frame])
+
+
+class FrameReader:
+    """Cuts a byte stream into typed frames."""
+
+    def __init__(self, kinds: tuple[type[EngineFrame], ...]) -> None:
+        self._kinds = {kind.__name__: kind for kind in kinds}
+        most = limits.ENGINE_FRAME_BYTES_MAX
+        self._unpacker = msgpack.Unpacker(
+            max_buffer_size=2 * most,
+            max_str_len=most,
+            max_bin_len=most,
+            max_array_len=65536,
+            max_map_len=1024,
+            max_ext_len=0,
+        )
+
+    def feed(self, data: bytes) -> list[EngineFrame]:
+        """All frames that `data` completes.
+
+        Raises:
+            ProtocolError: the bytes are no frames; the stream cannot be trusted any more.
+        """
+        try:
+            self._unpacker.feed(data)
+            return [self._typed(value) for value in self._unpacker]
+        except ProtocolError:
+            raise
+        except (ValueError, RecursionError, msgpack.UnpackException) as error:
+            raise ProtocolError(f"the engine's stream is garbled: {error}") from None
+
+    def _typed(self, value: Any) -> EngineFrame:
+        if not isinstance(value, list) or len(value) != 2 or value[0] not in self._kinds:
+            raise ProtocolError(f"the engine's stream is garbled: {str(value)[:80]!r}")
+        try:
+            return msgspec.convert(value[1], self._kinds[value[0]])
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"the engine's {value[0]} frame is garbled: {error}") from None

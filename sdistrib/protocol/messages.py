@@ -1,0 +1,428 @@
+"""Every message of the wire, frozen and typed. `docs/protocol.md` is the normative text.
+
+A message is the frames `[version and verb][header][body]`: the verb is the class name in upper
+snake case, the header the class as a MessagePack map, the body frame is there where `BODY` says
+so. Unknown header fields are ignored, so that versions can mix; unknown verbs are refused by name.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sdistrib import limits
+from sdistrib.errors import ErrorInfo
+from sdistrib.models import ModelFile
+from sdistrib.petitions import PetitionId, PetitionState
+
+#: Protocol version that this package speaks. It changes when an old peer could misunderstand.
+VERSION = 1
+
+Name = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Index = Annotated[int, Meta(ge=0, lt=limits.IMAGES_PER_PETITION_MAX)]
+AttemptNumber = Annotated[int, Meta(ge=1, le=10_000)]
+Size = Annotated[int, Meta(ge=0, le=limits.PICTURE_BYTES_MAX)]
+Seconds = Annotated[float, Meta(ge=0.0)]
+Count = Annotated[int, Meta(ge=0)]
+Phase = Literal["loading", "encoding", "sampling", "decoding", "upscaling", "finishing"]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all messages."""
+
+    #: What the body frame is: "" when there is none.
+    BODY: ClassVar[Literal["", "petition", "inventory", "picture"]] = ""
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """The manager's claim that one worker is making one image, numbered from 1 per image."""
+
+    id: PetitionId
+    index: Index
+    number: AttemptNumber
+
+
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker's engine is; announced, never guessed."""
+
+    #: Version of the binding, for example "0.4.7".
+    version: Name
+    #: "cpu", "cuda", "vulkan", "sycl", "hip", "metal".
+    backend: Name
+    #: The device as the engine names it.
+    device: Name
+    #: What decides the bits of a picture: 16 hex digits over version, build, backend and device.
+    fingerprint: Name
+    #: The engine's own line on the CPU features it uses.
+    system_info: Text = ""
+
+
+# --- Both directions ------------------------------------------------------------------------
+
+
+class Beat(Message, frozen=True, kw_only=True):
+    """I am alive. Sent when nothing else was for a second."""
+
+
+class Goodbye(Message, frozen=True, kw_only=True):
+    """I leave on purpose; nothing of mine is under way any more."""
+
+    reason: Text = ""
+
+
+class Fault(Message, frozen=True, kw_only=True):
+    """Your last message could not be understood; the session may end."""
+
+    error: ErrorInfo
+
+
+class Identify(Message, frozen=True, kw_only=True):
+    """I have no session with you (I restarted, or gave you up): send your hello again."""
+
+
+class Chunk(Message, frozen=True, kw_only=True):
+    """A piece of a picture of more than `limits.CHUNK_BYTES`."""
+
+    BODY = "picture"
+    #: Digest of the whole picture.
+    digest: Digest
+    offset: Size
+
+
+class ChunkSeen(Message, frozen=True, kw_only=True):
+    """The picture of this digest is here up to `offset`; send on. Also the way to resume."""
+
+    digest: Digest
+    offset: Size
+
+
+class Result(Message, frozen=True, kw_only=True):
+    """A finished picture. Its bytes are the body, or follow as `Chunk`s when there is none."""
+
+    BODY = "picture"
+    attempt: Attempt
+    seed: Annotated[int, Meta(ge=0)]
+    digest: Digest
+    size_bytes: Size
+    #: Media format of the bytes: "png".
+    format: Name
+    width: Count
+    height: Count
+    worker: Name
+    fingerprint: Name
+    #: Digest over load-time parameters and model files.
+    context: Name
+    #: Wall time spent on: loading (0 when the context was there), drawing, encoding the file.
+    load_s: Seconds = 0.0
+    draw_s: Seconds = 0.0
+    encode_s: Seconds = 0.0
+    #: What the user should know, for example a size that the model rounded up.
+    notes: tuple[Text, ...] = ()
+
+
+# --- Client to manager ----------------------------------------------------------------------
+
+
+class ClientHello(Message, frozen=True, kw_only=True):
+    """First message of a client's connection, and again after each reconnect."""
+
+    protocols: tuple[int, ...]
+    software: Name
+
+
+class Submit(Message, frozen=True, kw_only=True):
+    """Draw this. The body's SHA-256 tells a resend from a conflict."""
+
+    BODY = "petition"
+    id: PetitionId
+
+
+class Cancel(Message, frozen=True, kw_only=True):
+    """End this petition; what is recorded stays."""
+
+    id: PetitionId
+
+
+class ResultSeen(Message, frozen=True, kw_only=True):
+    """The picture is safe with the client; its credit is free again."""
+
+    id: PetitionId
+    index: Index
+
+
+class ProgressSeen(Message, frozen=True, kw_only=True):
+    """The client has shown the last progress of this petition and can take another."""
+
+    id: PetitionId
+
+
+class Ask(Message, frozen=True, kw_only=True):
+    """A question about the farm; answered by `Answer` of the same number."""
+
+    number: Count
+    what: Literal["models", "workers", "queue", "status"]
+
+
+# --- Manager to client ----------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    """The manager's answer to a hello."""
+
+    protocol: int
+    software: Name
+
+
+class Accepted(Message, frozen=True, kw_only=True):
+    """The petition is kept; from now on it ends with `Finished`, whatever happens."""
+
+    id: PetitionId
+    state: PetitionState
+    #: Images of other petitions that stand before this one.
+    ahead: Count = 0
+    #: Why nothing runs yet, for example "no worker is connected".
+    reason: Text = ""
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """The petition is not kept."""
+
+    id: PetitionId
+    error: ErrorInfo
+
+
+class ImageProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where one running image is."""
+
+    index: Index
+    worker: Name
+    phase: Phase
+    step: Count = 0
+    steps: Count = 0
+    #: Seconds that one step takes now; 0 when not known.
+    step_s: Seconds = 0.0
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """The newest state of a petition; older ones are never sent."""
+
+    id: PetitionId
+    state: PetitionState
+    ahead: Count = 0
+    done: Count = 0
+    images: Count = 0
+    running: tuple[ImageProgress, ...] = ()
+    #: Expected seconds to the end; 0 when not known.
+    eta_s: Seconds = 0.0
+    #: Why nothing of it runs.
+    reason: Text = ""
+
+
+class ImageFailure(msgspec.Struct, frozen=True):
+    """An image that failed for good."""
+
+    index: Index
+    error: ErrorInfo
+
+
+class Finished(Message, frozen=True, kw_only=True):
+    """The end of a petition, sent when each of its pictures was seen by the client."""
+
+    id: PetitionId
+    state: PetitionState
+    #: Indices whose pictures are recorded.
+    done: tuple[Index, ...] = ()
+    failures: tuple[ImageFailure, ...] = ()
+
+
+class Cancelled(Message, frozen=True, kw_only=True):
+    """The cancel is decided: the pictures listed were recorded before and stay, no other comes."""
+
+    id: PetitionId
+    done: tuple[Index, ...] = ()
+
+
+class FoundModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model file of the farm."""
+
+    file: ModelFile
+    #: Stable names of the workers that have it.
+    workers: tuple[Name, ...]
+    #: The same name stands for other content on another worker.
+    conflict: bool = False
+
+
+class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One worker as the manager sees it."""
+
+    name: Name
+    state: Literal["loading", "idle", "busy", "suspect", "away"]
+    engine: EngineFacts
+    files: Count = 0
+    #: Images made and attempts failed since it connected.
+    done: Count = 0
+    failed: Count = 0
+    #: What it is drawing.
+    running: tuple[Attempt, ...] = ()
+    #: Name of the model that is loaded.
+    loaded: Name = ""
+    last_seen_s: Seconds = 0.0
+
+
+class QueuedPetition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One petition in the manager's queue. Prompts are private and not listed."""
+
+    id: PetitionId
+    state: PetitionState
+    model: Name
+    images: Count
+    done: Count = 0
+    failed: Count = 0
+    running: Count = 0
+    age_s: Seconds = 0.0
+    #: Why nothing of it runs.
+    reason: Text = ""
+
+
+class Answer(Message, frozen=True, kw_only=True):
+    """The answer to `Ask`: the list that was asked for; `status` fills the counts."""
+
+    number: Count
+    models: tuple[FoundModel, ...] = ()
+    workers: tuple[WorkerFacts, ...] = ()
+    queue: tuple[QueuedPetition, ...] = ()
+    #: More rows exist than fit one message.
+    cut: bool = False
+    software: Name = ""
+    uptime_s: Seconds = 0.0
+    waiting_images: Count = 0
+    running_images: Count = 0
+    done_images: Count = 0
+
+
+# --- Worker to manager ----------------------------------------------------------------------
+
+
+class WorkerHello(Message, frozen=True, kw_only=True):
+    """First message of a worker's connection, and again after each reconnect. Body: inventory."""
+
+    BODY = "inventory"
+    protocols: tuple[int, ...]
+    software: Name
+    #: Stable name, by default the host's.
+    name: Name
+    #: Drawn at start; tells a reconnect from a second worker of the same name.
+    instance: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    engine: EngineFacts
+    #: Attempts under way in the engine.
+    running: tuple[Attempt, ...] = ()
+    #: Attempts whose results wait here to be recorded.
+    holding: tuple[Attempt, ...] = ()
+
+
+class Inventory(Message, frozen=True, kw_only=True):
+    """The files changed, or their digests became known. Body: the whole inventory."""
+
+    BODY = "inventory"
+
+
+class Started(Message, frozen=True, kw_only=True):
+    """The engine has begun this attempt; from now on its loss counts against the image."""
+
+    attempt: Attempt
+
+
+class Step(Message, frozen=True, kw_only=True):
+    """Where the running attempt is; conflated by the worker, the newest wins."""
+
+    attempt: Attempt
+    phase: Phase
+    step: Count = 0
+    steps: Count = 0
+    step_s: Seconds = 0.0
+
+
+class Failed(Message, frozen=True, kw_only=True):
+    """The attempt ended without a picture."""
+
+    attempt: Attempt
+    error: ErrorInfo
+    #: The engine had begun it.
+    started: bool = True
+
+
+class Revoked(Message, frozen=True, kw_only=True):
+    """The attempt was given back before it began."""
+
+    attempt: Attempt
+
+
+class TooLate(Message, frozen=True, kw_only=True):
+    """The attempt to be revoked has begun, or is over."""
+
+    attempt: Attempt
+
+
+class EngineState(Message, frozen=True, kw_only=True):
+    """What the engine holds now."""
+
+    state: Literal["starting", "idle", "loading", "drawing"]
+    #: Name of the loaded model, and digest of the whole context.
+    loaded: Name = ""
+    context: Name = ""
+
+
+# --- Manager to worker ----------------------------------------------------------------------
+
+
+class Grant(Message, frozen=True, kw_only=True):
+    """Draw these images of one petition. Body: the petition's own bytes."""
+
+    BODY = "petition"
+    attempts: Annotated[tuple[Attempt, ...], Meta(min_length=1, max_length=256)]
+
+
+class Revoke(Message, frozen=True, kw_only=True):
+    """Give this attempt back if it has not begun."""
+
+    attempt: Attempt
+
+
+class Abandon(Message, frozen=True, kw_only=True):
+    """Nobody wants this attempt any more, begun or not; its result will be refused."""
+
+    attempt: Attempt
+
+
+class ResultRecorded(Message, frozen=True, kw_only=True):
+    """The result is kept; the worker may forget it."""
+
+    attempt: Attempt
+
+
+class ResultRefused(Message, frozen=True, kw_only=True):
+    """The result is not wanted; the worker may forget it."""
+
+    attempt: Attempt
+    reason: Text
+
+
+def verb(kind: type[Message]) -> str:
+    """`WorkerHello` -> "WORKER_HELLO"."""
+    name = kind.__name__
+    return "".join(("_" if c.isupper() and i else "") + c for i, c in enumerate(name)).upper()
+
+
+BOTH: tuple[type[Message], ...] = (Beat, Goodbye, Fault, Chunk, ChunkSeen)
+CLIENT_TO_MANAGER = (*BOTH, ClientHello, Submit, Cancel, ResultSeen, ProgressSeen, Ask)
+MANAGER_TO_CLIENT = (
+    *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Answer,
+)  # fmt: skip
+WORKER_TO_MANAGER = (
+    *BOTH, WorkerHello, Inventory, Started, Step, Result, Failed, Revoked, TooLate, EngineState,
+)  # fmt: skip
+MANAGER_TO_WORKER = (
+    *BOTH, Identify, Welcome, Grant, Revoke, Abandon, ResultRecorded, ResultRefused,
+)  # fmt: skip
