@@ -41,6 +41,8 @@ class Outgoing:
     def seen(self, offset: int) -> None:
         """The receiver has everything before `offset`."""
         self.acknowledged = max(self.acknowledged, min(offset, self.size_bytes))
+        # A receiver that kept pieces of an older connection is ahead of us: go on from there.
+        self.sent = max(self.sent, self.acknowledged)
 
     def resume(self, offset: int) -> None:
         """Start again from what the receiver of a new connection says it has."""

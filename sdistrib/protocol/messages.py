@@ -416,13 +416,13 @@ def verb(kind: type[Message]) -> str:
 
 
 BOTH: tuple[type[Message], ...] = (Beat, Goodbye, Fault, Chunk, ChunkSeen)
-CLIENT_TO_MANAGER = (*BOTH, ClientHello, Submit, Cancel, ResultSeen, ProgressSeen, Ask)
-MANAGER_TO_CLIENT = (
+CLIENT_TO_MANAGER: tuple[type[Message], ...] = (*BOTH, ClientHello, Submit, Cancel, ResultSeen, ProgressSeen, Ask)
+MANAGER_TO_CLIENT: tuple[type[Message], ...] = (
     *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Answer,
 )  # fmt: skip
-WORKER_TO_MANAGER = (
+WORKER_TO_MANAGER: tuple[type[Message], ...] = (
     *BOTH, WorkerHello, Inventory, Started, Step, Result, Failed, Revoked, TooLate, EngineState,
 )  # fmt: skip
-MANAGER_TO_WORKER = (
+MANAGER_TO_WORKER: tuple[type[Message], ...] = (
     *BOTH, Identify, Welcome, Grant, Revoke, Abandon, ResultRecorded, ResultRefused,
 )  # fmt: skip

@@ -1,0 +1,124 @@
+"""What clients are told about the farm and about their petitions."""
+
+from sdistrib.models import ModelFile
+from sdistrib.protocol import messages as wire
+from sdistrib_manager.queue import Entry
+from sdistrib_manager.roster import Worker
+from sdistrib_manager.state import State
+
+#: Rows of one answer: with names of a usual length they stay below the limit of a header.
+_ROWS_MAX = 200
+
+
+def answer(state: State, ask: wire.Ask) -> wire.Answer:
+    """The answer to a client's question."""
+    counters = state.counters
+    models = _models(state) if ask.what == "models" else ()
+    workers = _workers(state) if ask.what in ("workers", "status") else ()
+    queue = _queue(state) if ask.what == "queue" else ()
+    return wire.Answer(
+        number=ask.number,
+        models=models[:_ROWS_MAX],
+        workers=workers[:_ROWS_MAX],
+        queue=queue[:_ROWS_MAX],
+        cut=max(len(models), len(workers), len(queue)) > _ROWS_MAX,
+        software=state.settings.software,
+        uptime_s=state.now - state.started_at,
+        waiting_images=counters.waiting_images,
+        running_images=counters.running_images,
+        done_images=counters.done_images,
+    )
+
+
+def _models(state: State) -> tuple[wire.FoundModel, ...]:
+    where: dict[tuple[str, str], list[tuple[ModelFile, str]]] = {}
+    for worker in state.roster.present():
+        for file in worker.catalogue.files:
+            where.setdefault((file.kind, file.name), []).append((file, worker.name))
+    found = []
+    for _, owners in sorted(where.items()):
+        file = max((file for file, _ in owners), key=lambda file: file.digest)
+        contents = {(f.size_bytes, f.digest or file.digest) for f, _ in owners}
+        names = tuple(sorted({name for _, name in owners}))
+        found.append(wire.FoundModel(file, names, conflict=len(contents) > 1))
+    return tuple(found)
+
+
+def _workers(state: State) -> tuple[wire.WorkerFacts, ...]:
+    return tuple(_facts(state, worker) for worker in sorted(state.roster, key=lambda w: w.name))
+
+
+def _facts(state: State, worker: Worker) -> wire.WorkerFacts:
+    pulse = worker.liveness.state(state.now)
+    doing = "loading" if worker.state.state in ("loading", "starting") else "busy"
+    busy = bool(worker.leases) or worker.state.state == "starting"
+    standing = "away" if not worker.present else "suspect" if pulse != "alive" else ""
+    return wire.WorkerFacts(
+        name=worker.name,
+        state=standing or (doing if busy else "idle"),  # type: ignore[arg-type]
+        engine=worker.engine,
+        files=len(worker.catalogue.files),
+        done=worker.done,
+        failed=worker.failed,
+        running=tuple(attempt for attempt, lease in worker.leases.items() if lease.started),
+        loaded=worker.state.loaded,
+        last_seen_s=max(0.0, state.now - worker.liveness.heard_at),
+    )
+
+
+def _queue(state: State) -> tuple[wire.QueuedPetition, ...]:
+    return tuple(_row(state, entry) for entry in state.queue if not entry.ended)
+
+
+def _row(state: State, entry: Entry) -> wire.QueuedPetition:
+    params = entry.petition.params
+    return wire.QueuedPetition(
+        id=entry.id,
+        state=entry.state,
+        model=params.model or params.diffusion_model,
+        images=entry.petition.images,
+        done=len(entry.indices("done")),
+        failed=len(entry.indices("failed")),
+        running=len(entry.indices("leased")),
+        age_s=state.now - entry.accepted_at,
+        reason=entry.reason,
+    )
+
+
+def progress(state: State, entry: Entry) -> wire.Progress:
+    """The newest state of a petition."""
+    running = tuple(
+        wire.ImageProgress(
+            index=attempt.index,
+            worker=worker.name,
+            phase=lease.step.phase if lease.step else "loading",
+            step=lease.step.step if lease.step else 0,
+            steps=lease.step.steps if lease.step else 0,
+            step_s=lease.step.step_s if lease.step else 0.0,
+        )
+        for worker in state.roster
+        for attempt, lease in worker.leases.items()
+        if attempt.id == entry.id and lease.started
+    )
+    done = sum(image.state == "done" for image in entry.images.values())
+    return wire.Progress(
+        id=entry.id,
+        state=entry.state,
+        ahead=entry.ahead if entry.state == "queued" else 0,
+        done=done,
+        images=entry.petition.images,
+        running=running,
+        eta_s=_eta_s(entry, done, running),
+        reason=entry.reason if not running else "",
+    )
+
+
+def _eta_s(entry: Entry, done: int, running: tuple[wire.ImageProgress, ...]) -> float:
+    """Seconds to the end, from this petition's own pictures and steps; 0 when nothing is known."""
+    steps_left = sum((at.steps - at.step) * at.step_s for at in running)
+    image_s = (
+        entry.draw_s / done if done else max((at.steps * at.step_s for at in running), default=0)
+    )
+    if not running or not image_s:
+        return 0.0
+    return (steps_left + image_s * max(0, entry.open - len(running))) / len(running)

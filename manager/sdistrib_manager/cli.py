@@ -1,0 +1,121 @@
+"""The command `sdistrib-manager`."""
+
+import ipaddress
+import logging
+import signal
+import sys
+import time
+
+import click
+
+from sdistrib import limits, log
+from sdistrib.errors import EXIT_USAGE, ConfigError
+from sdistrib.transport import CLIENT_PORT, WORKER_PORT, Address, Router, zmq_context
+from sdistrib.version import SOFTWARE, VERSION
+from sdistrib_manager.events import Port
+from sdistrib_manager.loop import Loop
+from sdistrib_manager.machine import Manager
+from sdistrib_manager.state import Settings
+from sdistrib_manager.store.memory import MemoryBlobs, MemoryStore
+
+_log = logging.getLogger("sdistrib.manager")
+
+
+@click.command(
+    context_settings={
+        "auto_envvar_prefix": "SDISTRIB_MANAGER",
+        "help_option_names": ["-h", "--help"],
+    }
+)
+@click.option(
+    "--bind", default="127.0.0.1", show_default=True, metavar="ADDR", help="Address to listen on."
+)
+@click.option(
+    "--client-port",
+    default=CLIENT_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port for clients; 0 takes a free one and says which.",
+)
+@click.option(
+    "--worker-port",
+    default=WORKER_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port for workers; 0 takes a free one and says which.",
+)
+@click.option(
+    "--insecure-lan",
+    is_flag=True,
+    help="Listen beyond this machine, without keys or encryption: anybody who can reach the ports"
+    " can draw, see and cancel.",
+)
+@click.option(
+    "--attempts",
+    default=limits.ATTEMPTS_MAX,
+    show_default=True,
+    type=click.IntRange(1, 10),
+    help="Failures of one image before it fails for good.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.option("--log-json", is_flag=True, help="Log as JSON, one object per line.")
+@click.version_option(VERSION, prog_name="sdistrib-manager")
+def command(
+    bind: str,
+    client_port: int,
+    worker_port: int,
+    insecure_lan: bool,
+    attempts: int,
+    verbose: bool,
+    log_json: bool,
+) -> None:
+    """Queue petitions of clients and hand their images to free workers.
+
+    Needs no GPU and no engine. Clients and workers dial this program.
+    """
+    log.setup(logging.DEBUG if verbose else logging.INFO, json=log_json)
+    try:
+        check_bind(bind, insecure_lan=insecure_lan)
+        run(bind, client_port, worker_port, Settings(SOFTWARE, attempts_max=attempts))
+    except ConfigError as error:
+        click.echo(f"sdistrib-manager: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+def check_bind(bind: str, *, insecure_lan: bool) -> None:
+    """Refuse to listen beyond this machine unless a person has typed the word.
+
+    Raises:
+        ConfigError: the address is none, or is reachable by others and `insecure_lan` is False.
+    """
+    text = "127.0.0.1" if bind == "localhost" else bind
+    try:
+        loopback = ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        raise ConfigError(f"--bind {bind!r} is no IP address, for example 127.0.0.1.") from None
+    if not loopback and not insecure_lan:
+        raise ConfigError(
+            f"--bind {bind} would let anybody who can reach this machine in, without keys."
+            " Add --insecure-lan if that is what you want."
+        )
+
+
+def run(bind: str, client_port: int, worker_port: int, settings: Settings) -> None:
+    """Listen and serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: a port cannot be bound.
+    """
+    host = "127.0.0.1" if bind == "localhost" else bind
+    with zmq_context() as context:
+        ports: dict[Port, Router] = {
+            "client": Router(context, Address(host, client_port)),
+            "worker": Router(context, Address(host, worker_port)),
+        }
+        loop = Loop(Manager(settings, time.monotonic()), MemoryStore(), MemoryBlobs(), ports)
+        loop.stop_on(signal.SIGTERM, signal.SIGINT)
+        clients, workers = (Address(host, ports[p].port) for p in ("client", "worker"))
+        # One line that scripts can wait for.
+        click.echo(f"sdistrib-manager: clients {clients}, workers {workers}", err=True)
+        loop.run()
+        _log.info("stopped")

@@ -1,0 +1,73 @@
+"""The clients' connections: what each may still be sent, and what it was sent last."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from sdistrib import limits
+from sdistrib.liveness import Liveness
+from sdistrib.transfer import Outgoing
+from sdistrib_manager.queue import Entry
+
+
+@dataclass(slots=True)
+class Slot:
+    """The one progress of one petition that may be under way to one client."""
+
+    #: Something changed since the last one.
+    dirty: bool = True
+    #: The client has not yet said that it saw the last one.
+    unseen: bool = False
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A picture that was sent and not yet acknowledged."""
+
+    entry: Entry
+    index: int
+    size_bytes: int
+    #: Pieces still to go; None when the picture went as a whole.
+    pieces: Outgoing | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One connection of a client."""
+
+    route: bytes
+    liveness: Liveness
+    #: Petitions that this connection listens to.
+    slots: dict[str, Slot] = field(default_factory=dict)
+    #: Pictures that wait for credit.
+    ready: deque[tuple[Entry, int]] = field(default_factory=deque)
+    #: Pictures under way, by (petition, index).
+    flying: dict[tuple[str, int], Delivery] = field(default_factory=dict)
+    bytes_flying: int = 0
+
+    def may_send(self, size_bytes: int) -> bool:
+        """The credit allows one more picture of this size; the first is always allowed."""
+        if not self.flying:
+            return True
+        if len(self.flying) >= limits.CLIENT_RESULTS_IN_FLIGHT_MAX:
+            return False
+        return self.bytes_flying + size_bytes <= limits.CLIENT_BYTES_IN_FLIGHT_MAX
+
+    def launch(self, delivery: Delivery) -> None:
+        """A picture is on its way."""
+        self.flying[delivery.entry.id, delivery.index] = delivery
+        self.bytes_flying += delivery.size_bytes
+
+    def land(self, petition_id: str, index: int) -> Delivery | None:
+        """The client has a picture; None when it was not under way."""
+        delivery = self.flying.pop((petition_id, index), None)
+        if delivery is not None:
+            self.bytes_flying -= delivery.size_bytes
+        return delivery
+
+    def transfer_of(self, digest: str) -> Delivery | None:
+        """The picture of this digest that is going out in pieces."""
+        for delivery in self.flying.values():
+            result = delivery.entry.image(delivery.index).result
+            if delivery.pieces is not None and result is not None and result.digest == digest:
+                return delivery
+        return None

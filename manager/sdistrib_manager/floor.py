@@ -1,0 +1,303 @@
+"""The workers' side of the manager: hello, grants, progress, results, failures, silence."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sdistrib import limits
+from sdistrib.errors import ErrorInfo, ProtocolError
+from sdistrib.liveness import Liveness
+from sdistrib.models import Catalogue
+from sdistrib.petitions import IMAGE_ENDS
+from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import Buffer, decode_inventory
+from sdistrib_manager import arrival, outcome
+from sdistrib_manager.queue import Issued
+from sdistrib_manager.roster import Lease, Worker
+from sdistrib_manager.scheduler import fifo
+from sdistrib_manager.state import State
+
+
+def on_message(state: State, route: bytes, message: wire.Message, body: Buffer) -> None:
+    """A worker said something.
+
+    Raises:
+        ProtocolError: it may not say that now.
+    """
+    if isinstance(message, wire.WorkerHello):
+        _hello(state, route, message, body)
+        return
+    worker = state.roster.at(route)
+    if worker is None:
+        state.say("worker", route, wire.Identify())
+        return
+    _heard(state, worker)
+    handler = _HANDLERS.get(type(message))
+    if handler is None:
+        raise ProtocolError(f"a worker does not say {wire.verb(type(message))}")
+    handler(state, worker, message, body)
+
+
+def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) -> None:
+    if wire.VERSION not in hello.protocols:
+        raise ProtocolError(
+            f"{hello.software} speaks protocol {list(hello.protocols)}, this manager"
+            f" ({state.settings.software}) speaks {wire.VERSION}"
+        )
+    catalogue = Catalogue(decode_inventory(body))
+    worker = state.roster.by_instance.get(hello.instance)
+    if worker is None:
+        _warn_of_twin(state, hello.name)
+        worker = Worker(
+            route, hello.name, hello.instance, hello.engine, catalogue, Liveness(state.now)
+        )
+        state.roster.join(worker)
+        files = len(catalogue.files)
+        state.log("info", f"worker {hello.name} joins: {hello.engine.backend}, {files} files")
+    else:
+        state.roster.move(worker, route)
+        worker.engine = hello.engine
+        worker.set_catalogue(catalogue)
+        state.log("info", f"worker {hello.name} is back")
+    worker.liveness.heard(state.now)
+    state.say(
+        "worker", route, wire.Welcome(protocol=wire.VERSION, software=state.settings.software)
+    )
+    _compare_leases(state, worker, {*hello.running, *hello.holding})
+    state.schedule_due = True
+
+
+def _warn_of_twin(state: State, name: str) -> None:
+    if any(worker.name == name for worker in state.roster.present()):
+        state.log("warning", f"two workers are called {name}; give one another --name")
+
+
+def _compare_leases(state: State, worker: Worker, claimed: set[wire.Attempt]) -> None:
+    """After a hello: what the worker does not know of is lost, what nobody wants is dropped."""
+    for attempt, lease in list(worker.leases.items()):
+        if attempt not in claimed:
+            _release(state, worker, lease, began=False)
+    for attempt in claimed:
+        found = state.find(attempt)
+        issued = found[1].issued.get(attempt.number) if found else None
+        if found is None or issued is None or found[1].state in IMAGE_ENDS:
+            state.tell_worker(worker, wire.Abandon(attempt=attempt))
+
+
+def _heard(state: State, worker: Worker) -> None:
+    if worker.liveness.state(state.now) == "suspect":
+        _unpark(state, worker)
+    worker.liveness.heard(state.now)
+
+
+def _started(state: State, worker: Worker, message: wire.Started, _: Buffer) -> None:
+    lease = worker.leases.get(message.attempt)
+    found = state.find(message.attempt)
+    if lease is None or found is None:
+        return
+    lease.started, lease.revoking = True, False
+    entry = found[0]
+    entry.reason = ""
+    if entry.state == "queued":
+        entry.move("running")
+        state.keep_state(entry)
+    state.touch(entry)
+
+
+def _step(state: State, worker: Worker, step: wire.Step, _: Buffer) -> None:
+    lease = worker.leases.get(step.attempt)
+    found = state.find(step.attempt)
+    if lease is not None and found is not None:
+        lease.step = step
+        state.touch(found[0])
+
+
+def _failed(state: State, worker: Worker, failed: wire.Failed, _: Buffer) -> None:
+    lease = worker.leases.pop(failed.attempt, None)
+    found = state.find(failed.attempt)
+    if lease is None or found is None:
+        return
+    entry, image = found
+    _close(image.issued[failed.attempt.number])
+    state.schedule_due = True
+    if image.state != "leased":
+        return
+    if failed.error.code == "worker_lost" or not failed.started:
+        outcome.attempt_lost(state, entry, image, worker, began=False)
+        return
+    worker.failed += 1
+    error = _placed(failed.error, worker, failed.attempt)
+    state.log(
+        "warning",
+        f"image {entry.id[:8]}/{image.index} on {worker.name}: {error.code} {error.signal}",
+    )
+    outcome.attempt_failed(state, entry, image, error)
+
+
+def _placed(error: ErrorInfo, worker: Worker, attempt: wire.Attempt) -> ErrorInfo:
+    return ErrorInfo(
+        code=error.code,
+        message=error.message[: limits.TEXT_CHARS_MAX],
+        field=error.field,
+        worker=worker.name,
+        attempt=attempt.number,
+        signal=error.signal,
+        log_tail=tuple(line[:200] for line in error.log_tail[-limits.LOG_TAIL_LINES :]),
+        closest=error.closest[:3],
+    )
+
+
+def _close(issued: Issued) -> None:
+    issued.live = False
+
+
+def _revoked(state: State, worker: Worker, message: wire.Revoked, _: Buffer) -> None:
+    lease = worker.leases.get(message.attempt)
+    if lease is not None:
+        _release(state, worker, lease, began=False)
+
+
+def _too_late(state: State, worker: Worker, message: wire.TooLate, _: Buffer) -> None:
+    lease = worker.leases.get(message.attempt)
+    if lease is not None:
+        lease.revoking, lease.started = False, True
+
+
+def _inventory(state: State, worker: Worker, _: wire.Inventory, body: Buffer) -> None:
+    worker.set_catalogue(Catalogue(decode_inventory(body)))
+    state.schedule_due = True
+
+
+def _engine_state(state: State, worker: Worker, message: wire.EngineState, _: Buffer) -> None:
+    worker.state = message
+
+
+def _goodbye(state: State, worker: Worker, message: wire.Goodbye, _: Buffer) -> None:
+    state.log("info", f"worker {worker.name} leaves: {message.reason}")
+    leave(state, worker)
+
+
+def _fault(state: State, worker: Worker, message: wire.Fault, _: Buffer) -> None:
+    state.log("warning", f"worker {worker.name} found a fault: {message.error.message}")
+
+
+def _nothing(state: State, worker: Worker, message: wire.Message, _: Buffer) -> None:
+    """A sign of life, which it was by arriving."""
+
+
+_HANDLERS: dict[type[wire.Message], Callable[[State, Worker, Any, Buffer], None]] = {
+    wire.Beat: _nothing,
+    wire.ChunkSeen: _nothing,
+    wire.Chunk: arrival.chunk,
+    wire.EngineState: _engine_state,
+    wire.Failed: _failed,
+    wire.Fault: _fault,
+    wire.Goodbye: _goodbye,
+    wire.Inventory: _inventory,
+    wire.Result: arrival.result,
+    wire.Revoked: _revoked,
+    wire.Started: _started,
+    wire.Step: _step,
+    wire.TooLate: _too_late,
+}
+
+
+def _release(state: State, worker: Worker, lease: Lease, *, began: bool) -> None:
+    """The worker has this lease no more; its image waits again unless another attempt lives."""
+    worker.leases.pop(lease.attempt, None)
+    state.schedule_due = True
+    found = state.find(lease.attempt)
+    if found is None:
+        return
+    entry, image = found
+    _close(image.issued[lease.attempt.number])
+    if image.state == "leased":
+        outcome.attempt_lost(state, entry, image, worker, began=began)
+
+
+def leave(state: State, worker: Worker) -> None:
+    """The worker's session is over: what it had goes to others."""
+    state.roster.leave(worker)
+    for lease in list(worker.leases.values()):
+        _release(state, worker, lease, began=lease.started)
+    arrival.forget(state, worker)
+
+
+def connection_lost(state: State, route: bytes) -> None:
+    """A send found no connection. The worker may come back with its work within the limit."""
+    worker = state.roster.at(route)
+    if worker is not None:
+        state.log("warning", f"worker {worker.name} has disconnected")
+        state.roster.leave(worker)
+        _park(state, worker)
+
+
+def _park(state: State, worker: Worker) -> None:
+    """Its images may go elsewhere; its late results still count."""
+    for lease in worker.leases.values():
+        found = state.find(lease.attempt)
+        if found is None:
+            continue
+        entry, image = found
+        issued = image.issued[lease.attempt.number]
+        if issued.live:
+            _close(issued)
+            outcome.attempt_lost(state, entry, image, worker, began=False)
+
+
+def _unpark(state: State, worker: Worker) -> None:
+    """It was only slow: what nobody else has taken is its own again."""
+    for lease in worker.leases.values():
+        found = state.find(lease.attempt)
+        if found is None:
+            continue
+        entry, image = found
+        issued = image.issued[lease.attempt.number]
+        if issued.live or image.state in IMAGE_ENDS:
+            continue
+        issued.live = True
+        if image.state == "waiting":
+            entry.waiting.remove(image.index)
+            state.move_image(entry, image, "leased")
+
+
+def review(state: State) -> None:
+    """Once a beat: silence becomes suspicion, suspicion becomes the end of a session."""
+    for worker in list(state.roster):
+        pulse = worker.liveness.state(state.now)
+        if pulse == "gone" and (worker.present or worker.leases):
+            state.log("warning", f"worker {worker.name} is gone")
+            leave(state, worker)
+        elif pulse == "suspect" and worker.present:
+            _park(state, worker)
+        if worker.present and worker.liveness.beat_due(state.now):
+            state.say("worker", worker.route, wire.Beat())
+
+
+def schedule(state: State) -> None:
+    """Hand waiting images to free workers."""
+    state.schedule_due = False
+    present = list(state.roster.present())
+    for choice in fifo.choose(
+        state.queue, present, state.now, lambda e, i, w: outcome.avoids(state, e, i, w)
+    ):
+        _grant(state, choice)
+    for recall in fifo.recalls(present, state.now, lambda w, lease: _able(state, w, lease)):
+        recall.lease.revoking = True
+        state.tell_worker(recall.worker, wire.Revoke(attempt=recall.lease.attempt))
+
+
+def _able(state: State, worker: Worker, lease: Lease) -> bool:
+    entry = state.queue.entries.get(lease.attempt.id)
+    if entry is None or not worker.has_all(entry.wanted):
+        return False
+    return not outcome.avoids(state, entry, lease.attempt.index, worker)
+
+
+def _grant(state: State, choice: fifo.Choice) -> None:
+    worker, entry = choice.worker, choice.entry
+    image = entry.image(choice.index)
+    attempt = wire.Attempt(entry.id, choice.index, len(image.issued) + 1)
+    image.issued[attempt.number] = Issued(worker.instance, worker.name)
+    worker.leases[attempt] = Lease(attempt, state.now)
+    state.move_image(entry, image, "leased")
+    state.tell_worker(worker, wire.Grant(attempts=(attempt,)), entry.body)

@@ -1,0 +1,137 @@
+"""What a manager knows, and the small verbs that its parts share."""
+
+from dataclasses import dataclass, field
+
+from sdistrib import limits
+from sdistrib.errors import ErrorCode, ErrorInfo
+from sdistrib.liveness import Liveness
+from sdistrib.petitions import IMAGE_ENDS, ImageState
+from sdistrib.protocol.codec import Buffer
+from sdistrib.protocol.messages import Attempt, Message, Result
+from sdistrib.transfer import Incoming
+from sdistrib_manager.clients import Client
+from sdistrib_manager.effects import Effect, KeepImage, KeepPetitionState, Log, Send
+from sdistrib_manager.queue import Entry, Image, Queue
+from sdistrib_manager.roster import Roster, Worker
+
+
+@dataclass(slots=True)
+class Settings:
+    """What an operator may choose."""
+
+    software: str
+    #: Failures (crash, hang, error) of one image before it fails for good; at least 1.
+    attempts_max: int = limits.ATTEMPTS_MAX
+    petitions_max: int = limits.PETITIONS_MAX
+    images_max: int = limits.IMAGES_MAX
+    blob_bytes_max: int = limits.BLOB_BYTES_MAX
+    no_worker_timeout_s: float = limits.NO_WORKER_TIMEOUT_S
+    retention_s: float = limits.RETENTION_S
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start."""
+
+    done_images: int = 0
+    waiting_images: int = 0
+    running_images: int = 0
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A picture on its way from a worker into the store."""
+
+    result: Result
+    incoming: Incoming
+    #: All of it is here and `PutBlob` is under way.
+    storing: bool = False
+
+
+@dataclass(slots=True)
+class State:
+    """Everything the manager's parts work on, and the effects of the event under way."""
+
+    settings: Settings
+    started_at: float
+    now: float
+    queue: Queue = field(default_factory=Queue)
+    roster: Roster = field(default_factory=Roster)
+    clients: dict[bytes, Client] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    outbox: list[Effect] = field(default_factory=list)
+    #: Petitions whose progress changed.
+    dirty: set[str] = field(default_factory=set)
+    #: Pictures that are arriving or being kept, by worker process and digest.
+    arriving: dict[tuple[str, str], Arrival] = field(default_factory=dict)
+    #: How many images each kept picture serves.
+    blob_uses: dict[str, int] = field(default_factory=dict)
+    #: Bytes of pictures that are kept.
+    blob_bytes: int = 0
+    #: Something changed that may let an image go out.
+    schedule_due: bool = False
+    stopping: bool = False
+    #: Petitions that wait for a capable worker or have a deadline are looked at when this comes.
+    next_review_at: float = 0.0
+
+    def say(self, port: str, route: bytes, message: Message, body: Buffer | None = None) -> None:
+        """Send a message to a peer."""
+        side = "client" if port == "client" else "worker"
+        peer = self.pulse(port, route)
+        if peer is not None:
+            peer.sent(self.now)
+        self.outbox.append(Send(side, route, message, body))  # type: ignore[arg-type]
+
+    def pulse(self, port: str, route: bytes) -> Liveness | None:
+        """The liveness of the peer on this route, if there is one."""
+        if port == "client":
+            client = self.clients.get(route)
+            return client.liveness if client else None
+        worker = self.roster.at(route)
+        return worker.liveness if worker else None
+
+    def tell_worker(self, worker: Worker, message: Message, body: Buffer | None = None) -> None:
+        """Send to a worker that is here; one that is away hears it not."""
+        if worker.present:
+            self.say("worker", worker.route, message, body)
+
+    def log(self, level: str, text: str) -> None:
+        """Tell the operator."""
+        self.outbox.append(Log(level, text))  # type: ignore[arg-type]
+
+    def keep_state(self, entry: Entry) -> None:
+        """Keep a petition's state and let its client know."""
+        self.outbox.append(KeepPetitionState(entry.id, entry.state))
+        self.touch(entry)
+
+    def touch(self, entry: Entry) -> None:
+        """The petition's progress changed."""
+        if entry.route is not None:
+            self.dirty.add(entry.id)
+
+    def move_image(self, entry: Entry, image: Image, to: ImageState) -> None:
+        """Take an image to another state, keep that, and count."""
+        counters = self.counters
+        counters.waiting_images -= image.state == "waiting"
+        counters.running_images -= image.state == "leased"
+        image.move(to)
+        counters.waiting_images += to == "waiting"
+        counters.running_images += to == "leased"
+        if to in IMAGE_ENDS:
+            entry.open -= 1
+            self.queue.open_images -= 1
+            counters.done_images += to == "done"
+        self.outbox.append(
+            KeepImage(entry.id, image.index, image.state, len(image.issued), image.result)
+        )
+        self.touch(entry)
+
+    def error(self, code: ErrorCode, message: str, **facts: object) -> ErrorInfo:
+        """An error that happened here."""
+        return ErrorInfo(code=code, message=message, **facts)  # type: ignore[arg-type]
+
+    def find(self, attempt: Attempt) -> tuple[Entry, Image] | None:
+        """The petition and image of an attempt, when both are known."""
+        entry = self.queue.entries.get(attempt.id)
+        image = entry.images.get(attempt.index) if entry else None
+        return (entry, image) if entry is not None and image is not None else None
