@@ -90,6 +90,8 @@ BEAT_S = 1.0
 SUSPECT_S = 3.0 * BEAT_S
 #: Silence after which a peer's session is dropped.
 GONE_S = 30.0
+#: What a worker has is remembered for this long after it left, so that petitions can wait for it.
+REMEMBER_WORKER_S = 7 * 86400.0
 #: A turn of a loop that began this late was held up by this machine; deadlines move by the delay.
 LATE_TURN_S = 1.0
 #: A worker or client without an answer for this long says so, once.

@@ -62,7 +62,8 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
     state.say(
         "worker", route, wire.Welcome(protocol=wire.VERSION, software=state.settings.software)
     )
-    _compare_leases(state, worker, {*hello.running, *hello.holding})
+    _compare_leases(state, worker, hello)
+    _unpark(state, worker)
     state.schedule_due = True
 
 
@@ -71,16 +72,19 @@ def _warn_of_twin(state: State, name: str) -> None:
         state.log("warning", f"two workers are called {name}; give one another --name")
 
 
-def _compare_leases(state: State, worker: Worker, claimed: set[wire.Attempt]) -> None:
+def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> None:
     """After a hello: what the worker does not know of is lost, what nobody wants is dropped."""
+    claimed = {*hello.running, *hello.holding}
     for attempt, lease in list(worker.leases.items()):
         if attempt not in claimed:
             _release(state, worker, lease, began=False)
-    for attempt in claimed:
+    for attempt in claimed - worker.leases.keys():
         found = state.find(attempt)
         issued = found[1].issued.get(attempt.number) if found else None
         if found is None or issued is None or found[1].state in IMAGE_ENDS:
             state.tell_worker(worker, wire.Abandon(attempt=attempt))
+        elif issued.instance == worker.instance:
+            worker.leases[attempt] = Lease(attempt, state.now, started=True)
 
 
 def _heard(state: State, worker: Worker) -> None:
@@ -210,7 +214,7 @@ def _release(state: State, worker: Worker, lease: Lease, *, began: bool) -> None
         return
     entry, image = found
     _close(image.issued[lease.attempt.number])
-    if image.state == "leased":
+    if image.state not in IMAGE_ENDS:
         outcome.attempt_lost(state, entry, image, worker, began=began)
 
 
@@ -233,6 +237,7 @@ def connection_lost(state: State, route: bytes) -> None:
 
 def _park(state: State, worker: Worker) -> None:
     """Its images may go elsewhere; its late results still count."""
+    state.schedule_due = True
     for lease in worker.leases.values():
         found = state.find(lease.attempt)
         if found is None:
@@ -269,6 +274,8 @@ def review(state: State) -> None:
             leave(state, worker)
         elif pulse == "suspect" and worker.present:
             _park(state, worker)
+        if not worker.present and state.now - worker.liveness.heard_at > limits.REMEMBER_WORKER_S:
+            state.roster.forget(worker)
         if worker.present and worker.liveness.beat_due(state.now):
             state.say("worker", worker.route, wire.Beat())
 

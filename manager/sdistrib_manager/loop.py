@@ -77,12 +77,14 @@ class Loop:
     def run(self) -> None:
         """Turn until stopped."""
         try:
+            woke_at = self._clock()
             while self._running:
                 due_s = self._manager.next_deadline() - self._clock()
-                expected = self._clock() + max(0.0, due_s)
-                self._watch.wait(0.0 if self._events else min(max(due_s, 0.0), limits.BEAT_S))
-                if (late_s := self._clock() - expected) > limits.LATE_TURN_S:
-                    self._manager.forgive(late_s)
+                planned_s = 0.0 if self._events else min(max(due_s, 0.0), limits.BEAT_S)
+                self._watch.wait(planned_s)
+                slept_s, woke_at = self._clock() - woke_at, self._clock()
+                if slept_s - planned_s > limits.LATE_TURN_S:
+                    self._manager.forgive(slept_s - planned_s)
                 self.turn()
         finally:
             self._store.close()

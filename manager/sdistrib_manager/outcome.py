@@ -32,14 +32,15 @@ def attempt_failed(state: State, entry: Entry, image: Image, error: ErrorInfo) -
 
 def attempt_lost(state: State, entry: Entry, image: Image, worker: Worker, *, began: bool) -> None:
     """An attempt vanished with its worker, or was given back."""
-    if began:
-        image.losses += 1
-        if image.losses >= _LOSSES_MAX:
-            text = f"{image.losses} workers vanished while drawing image {image.index}."
-            image.failures.append(state.error("worker_lost", text, worker=worker.name))
-            _give_up(state, entry, image)
-            return
-    _wait_again(state, entry, image)
+    image.losses += began
+    if any(issued.live for issued in image.issued.values()):
+        return
+    if image.losses >= _LOSSES_MAX:
+        text = f"{image.losses} workers vanished while drawing image {image.index}."
+        image.failures.append(state.error("worker_lost", text, worker=worker.name))
+        _give_up(state, entry, image)
+    else:
+        _wait_again(state, entry, image)
 
 
 def _may_retry(state: State, entry: Entry, image: Image, error: ErrorInfo) -> bool:
@@ -67,7 +68,7 @@ def _wait_again(state: State, entry: Entry, image: Image) -> None:
     state.move_image(entry, image, "waiting")
     state.queue.put_back(entry, image.index)
     state.schedule_due = True
-    if entry.state == "running" and not state.counters.running_images:
+    if entry.state == "running" and not entry.indices("leased"):
         entry.move("queued")
         state.keep_state(entry)
 

@@ -107,6 +107,10 @@ class Roster:
         self._by_route.pop(worker.route, None)
         worker.present = False
 
+    def forget(self, worker: Worker) -> None:
+        """The worker has been away for so long that nobody should wait for it."""
+        self.by_instance.pop(worker.instance, None)
+
     def holders(self, wanted: tuple[Wanted, ...]) -> list[Worker]:
         """Workers, here or remembered, that have all files named."""
         return [worker for worker in self if worker.has_all(wanted)]
