@@ -244,13 +244,11 @@ def check(params: Params) -> None:
         _refuse("prompt", "The prompt is empty; say with -p what to draw.")
     for name in ("prompt", "negative_prompt"):
         _check_text(name, getattr(params, name), limits.PROMPT_BYTES_MAX)
-    for row in PARAMETERS:
-        value = getattr(params, row.name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
-            _refuse(row.name, f"{row.spec.flags[0]} is {value}; it must be a finite number.")
-        if isinstance(value, str):
-            _check_text(row.name, value, 4 * limits.PROMPT_BYTES_MAX)
+    for name in _TEXTS:
+        if text := getattr(params, name):
+            _check_text(name, text, limits.BODY_BYTES_MAX)
+    for name in _NUMBERS:
+        _check_finite(name, getattr(params, name))
     if not params.model and not params.diffusion_model:
         _refuse(
             "model", "No model is named; give -m NAME, or --diffusion-model NAME and its parts."
@@ -261,6 +259,17 @@ def check(params: Params) -> None:
         _refuse("sigmas", "--sigmas must go from high to low.")
     cache_settings(params)
     _check_pixels(params)
+
+
+#: Fields that hold text, and fields that may hold a number which is none.
+_TEXTS = tuple(row.name for row in PARAMETERS if row.type is str)
+_NUMBERS = tuple(row.name for row in PARAMETERS if "float" in str(row.type))
+
+
+def _check_finite(field: str, value: float | tuple[float, ...] | None) -> None:
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(number is not None and not math.isfinite(number) for number in numbers):
+        _refuse(field, f"{BY_NAME[field].spec.flags[0]} is {value}; it must be a finite number.")
 
 
 def _check_text(field: str, text: str, bytes_max: int) -> None:

@@ -102,7 +102,6 @@ def _attach(state: State, client: Client, entry: Entry) -> None:
     entry.reason = entry.reason or outcome.why_waiting(state, entry)
     accepted = wire.Accepted(id=entry.id, state=entry.state, ahead=entry.ahead, reason=entry.reason)
     state.say("client", client.route, accepted)
-    state.dirty.add(entry.id)
     delivery.offer_all(state, client, entry)
 
 

@@ -38,6 +38,12 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _KEEPS = (fx.KeepPetition, fx.KeepPetitionState, fx.KeepImage, fx.ForgetPetition)
 
 
+def _urgency(effect: fx.Effect) -> int:
+    if isinstance(effect, fx.Send):
+        return 0 if effect.port == "worker" else 1
+    return 2 if isinstance(effect, fx.Log) else 1
+
+
 class Loop:
     """Runs one manager over two ports until it is told to stop."""
 
@@ -57,6 +63,8 @@ class Loop:
         self._clock = clock
         self._events: deque[Event] = deque()
         self._running = True
+        #: Pictures to forget at the end of the turn, unless one of them is put again in it.
+        self._doomed: set[str] = set()
         self._watch = Watch()
         for router in ports.values():
             self._watch.add(router)
@@ -104,8 +112,11 @@ class Loop:
             _log.exception("the store cannot keep this turn; stopping")
             self._running = False
             return
-        for effect in outbox:
+        # Engines first: order matters only within one port. The operator's log can wait.
+        for effect in sorted(outbox, key=_urgency):
             self._carry_out(effect)
+        while self._doomed:
+            self._blobs.drop(self._doomed.pop())
 
     def _handle(self, event: Event, outbox: list[fx.Effect]) -> None:
         pending = [event]
@@ -114,10 +125,13 @@ class Loop:
                 # A picture must be kept before the commit of the row that names it.
                 if isinstance(effect, fx.PutBlob):
                     pending.append(self._put(effect))
+                elif isinstance(effect, fx.DropBlob):
+                    self._doomed.add(effect.digest)
                 else:
                     outbox.append(effect)
 
     def _put(self, put: fx.PutBlob) -> Event:
+        self._doomed.discard(put.digest)
         try:
             self._blobs.put(put.digest, put.parts)
         except StoreError as error:
@@ -149,8 +163,6 @@ class Loop:
                 self._sent(port, route, self._ports[port].send(route, encode(message, body)))
             case fx.SendPicture():
                 self._send_picture(effect)
-            case fx.DropBlob(digest):
-                self._blobs.drop(digest)
             case fx.Log(level, text):
                 _log.log(_LEVELS[level], text)
             case fx.Stop():
