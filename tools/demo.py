@@ -52,7 +52,8 @@ def _draw(processes: contextlib.ExitStack) -> int:
     for name in ("box1", "box2"):
         command = (workers, str(MODELS), "--name", name, "--threads", "1")
         processes.enter_context(_process("worker", *command, echo=name))
-    client = _command("client") + [
+    client = [
+        *_command("client"),
         clients, "-m", "tiny", "-p", PROMPT, "-b", "4", "--steps", "8", "--cfg-scale", "1",
         "-W", "128", "-H", "128", "-s", "42", "--timeout", "300", "-o", str(OUTPUT),
     ]  # fmt: skip
