@@ -48,11 +48,9 @@ IMAGES_PER_PETITION_MAX = 1000
 PETITIONS_MAX = 20_000
 #: Images waiting or running in all petitions.
 IMAGES_MAX = 200_000
-#: Share of the above that one owner may use.
-OWNER_SHARE = 0.25
 #: Pictures the in-memory store keeps for clients that have not fetched them.
 BLOB_BYTES_MAX = 20_000_000_000
-#: Seconds that a finished petition is kept after its client has all of it.
+#: Seconds that an ended petition is kept, once nobody listens to it or its client has all of it.
 RETENTION_S = 600.0
 #: Prompts: 75-token chunks make anything longer meaningless long before.
 PROMPT_BYTES_MAX = 16 * KIB

@@ -38,9 +38,7 @@ _WORDS = {
     "phase": Phase,
     "model kind": params.ModelKind,
 }
-_NAMED_WORDS: dict[frozenset[object], str] = {
-    frozenset(get_args(words)): name for name, words in _WORDS.items()
-}
+_NAMES = {frozenset[object](get_args(words)): name for name, words in _WORDS.items()}
 _ASSIGNED = re.compile(r"([A-Z][A-Z0-9_]*) = ")
 _STAGES = {
     "load": "Load time: part of the context key, a change means a reload",
@@ -76,14 +74,16 @@ def _one(kind: facts.Type) -> str:
         case facts.StructType(cls=cls):
             return cls.__name__
         case facts.LiteralType(values=values):
-            return _NAMED_WORDS.get(frozenset(values)) or " / ".join(f"`{v}`" for v in values)
+            return _NAMES.get(frozenset(values)) or " / ".join(f"`{v}`" for v in values)
         case facts.NoneType():
             return "nil"
         case facts.BoolType():
             return "bool"
         case facts.StrType(min_length=least, max_length=most, pattern=pattern):
             length = f" {least or 0}..{most} chars" if most else ""
-            return f"str{length} `{pattern}`" if pattern else f"str{length}"
+            # The anchors are Python's; the page says that the whole text must match.
+            bare = (pattern or "").removeprefix("^").removesuffix(r"\Z")
+            return f"str{length} `{bare}`" if bare else f"str{length}"
         case _:
             return _number_type(kind)
 
@@ -210,7 +210,7 @@ def errors_page() -> str:
         ("1", "Failed in a way that no other status names."),
         ("2", "Usage: the command line, or a parameter in it, is wrong."),
         ("3", "No manager answers at that address."),
-        ("130", "Ended by Ctrl-C."),
+        ("130", "Ended by Ctrl-C; 128 + N by signal N."),
     )
     body = [
         "An error code is stable: scripts may rely on it. The exit status is that of"
@@ -236,12 +236,11 @@ class Limit(NamedTuple):
     reason: str
 
 
-def read_limits() -> list[Limit]:
-    """All limits in the order of the file, each with the comment that stands above it."""
-    lines = (ROOT / "sdistrib" / "limits.py").read_text(encoding="utf-8").splitlines()
+def read_limits(source: str) -> list[Limit]:
+    """All limits in the order of limits.py with their comments; DocsError if one has none."""
     found: list[Limit] = []
     section, reason = "", []
-    for line in lines:
+    for line in source.splitlines():
         if line.startswith("# --- "):
             section = line.strip("# -")
         elif line.startswith("#:"):
@@ -275,7 +274,7 @@ def _limit_value(name: str) -> str:
 def limits_page() -> str:
     """All limits with their reasons."""
     body = ["Every bound of the system. Beyond one there is a typed error, never silence."]
-    found = read_limits()
+    found = read_limits((ROOT / "sdistrib" / "limits.py").read_text(encoding="utf-8"))
     for section in dict.fromkeys(limit.section for limit in found):
         rows = ((f"`{x.name}`", x.value, x.reason) for x in found if x.section == section)
         body += ["", f"## {section}", "", *_table(("constant", "value", "reason"), rows)]

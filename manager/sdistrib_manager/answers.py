@@ -1,13 +1,20 @@
 """What clients are told about the farm and about their petitions."""
 
+from typing import TypeVar
+
+import msgspec
+
+from sdistrib import limits
 from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
 from sdistrib_manager.queue import Entry
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.state import State
 
-#: Rows of one answer: with names of a usual length they stay below the limit of a header.
-_ROWS_MAX = 200
+#: Bytes of the rows of one answer; the rest of the header needs little.
+_ROWS_BYTES_MAX = limits.HEADER_BYTES_MAX * 3 // 4
+
+_Row = TypeVar("_Row")
 
 
 def answer(state: State, ask: wire.Ask) -> wire.Answer:
@@ -16,18 +23,29 @@ def answer(state: State, ask: wire.Ask) -> wire.Answer:
     models = _models(state) if ask.what == "models" else ()
     workers = _workers(state) if ask.what in ("workers", "status") else ()
     queue = _queue(state) if ask.what == "queue" else ()
+    fitting = (_fitting(models), _fitting(workers), _fitting(queue))
     return wire.Answer(
         number=ask.number,
-        models=models[:_ROWS_MAX],
-        workers=workers[:_ROWS_MAX],
-        queue=queue[:_ROWS_MAX],
-        cut=max(len(models), len(workers), len(queue)) > _ROWS_MAX,
+        models=fitting[0],
+        workers=fitting[1],
+        queue=fitting[2],
+        cut=sum(map(len, fitting)) < len(models) + len(workers) + len(queue),
         software=state.settings.software,
         uptime_s=state.now - state.started_at,
         waiting_images=counters.waiting_images,
         running_images=counters.running_images,
         done_images=counters.done_images,
     )
+
+
+def _fitting(rows: tuple[_Row, ...]) -> tuple[_Row, ...]:
+    """As many of the first rows as fit one message."""
+    size_bytes = 0
+    for count, row in enumerate(rows):
+        size_bytes += len(msgspec.msgpack.encode(row))
+        if size_bytes > _ROWS_BYTES_MAX:
+            return rows[:count]
+    return rows
 
 
 def _models(state: State) -> tuple[wire.FoundModel, ...]:

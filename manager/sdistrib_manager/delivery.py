@@ -10,6 +10,9 @@ from sdistrib_manager.effects import DropBlob, SendPicture
 from sdistrib_manager.queue import Entry
 from sdistrib_manager.state import State
 
+#: Failures of one petition that are told with message and log; each may be 8 KiB.
+_FAILURES_WHOLE = 2
+
 
 def offer(state: State, entry: Entry, index: int) -> None:
     """A picture was recorded: send it when the credit of its client allows."""
@@ -125,10 +128,10 @@ def finish(state: State, entry: Entry) -> None:
 
 
 def _fitting(failures: tuple[wire.ImageFailure, ...]) -> tuple[wire.ImageFailure, ...]:
-    """The first few failures keep their engine log; a thousand of them would not fit a header."""
-    with_log = 4
+    """The first few failures are told whole; of a thousand only the code fits a header."""
+    whole = failures[:_FAILURES_WHOLE]
     rest = (
-        wire.ImageFailure(f.index, ErrorInfo(code=f.error.code, message=f.error.message[:40]))
-        for f in failures[with_log:]
+        wire.ImageFailure(failure.index, ErrorInfo(code=failure.error.code, message=""))
+        for failure in failures[_FAILURES_WHOLE:]
     )
-    return (*failures[:with_log], *rest)
+    return (*whole, *rest)

@@ -125,7 +125,8 @@ def _failed(state: State, worker: Worker, failed: wire.Failed, _: Buffer) -> Non
     state.schedule_due = True
     if image.state != "leased":
         return
-    if failed.error.code == "worker_lost" or not failed.started:
+    counts = failed.started or failed.error.code in outcome.FINAL | outcome.ELSEWHERE
+    if failed.error.code == "worker_lost" or not counts:
         outcome.attempt_lost(state, entry, image, worker, began=False)
         return
     worker.failed += 1

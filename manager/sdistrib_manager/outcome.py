@@ -12,9 +12,9 @@ from sdistrib_manager.roster import Worker
 from sdistrib_manager.state import State
 
 #: Another try elsewhere cannot change these.
-_FINAL: frozenset[ErrorCode] = frozenset({"invalid_params", "unsupported", "too_large"})
+FINAL: frozenset[ErrorCode] = frozenset({"invalid_params", "unsupported", "too_large"})
 #: These need a worker that has not failed yet: the same one would fail again.
-_ELSEWHERE: frozenset[ErrorCode] = frozenset(
+ELSEWHERE: frozenset[ErrorCode] = frozenset(
     {"engine_error", "out_of_memory", "model_not_found", "lora_not_found"}
 )
 #: Attempts lost with their worker, none of them the image's fault as far as is known.
@@ -44,9 +44,9 @@ def attempt_lost(state: State, entry: Entry, image: Image, worker: Worker, *, be
 
 
 def _may_retry(state: State, entry: Entry, image: Image, error: ErrorInfo) -> bool:
-    if error.code in _FINAL or len(image.failures) >= state.settings.attempts_max:
+    if error.code in FINAL or len(image.failures) >= state.settings.attempts_max:
         return False
-    return error.code not in _ELSEWHERE or bool(_untried(state, entry, image))
+    return error.code not in ELSEWHERE or bool(_untried(state, entry, image))
 
 
 def _untried(state: State, entry: Entry, image: Image) -> list[Worker]:
@@ -164,8 +164,14 @@ def review(state: State) -> None:
         timeout_s = entry.petition.timeout_s
         if not entry.ended and timeout_s and state.now - entry.accepted_at >= timeout_s:
             end(state, entry, "expired")
-        elif entry.ended and state.now - entry.ended_at >= state.settings.retention_s:
+        elif _may_be_forgotten(state, entry):
             forget(state, entry)
+
+
+def _may_be_forgotten(state: State, entry: Entry) -> bool:
+    if not entry.ended or (entry.route is not None and not entry.finished_sent):
+        return False
+    return state.now - entry.ended_at >= state.settings.retention_s
 
 
 def _review_orphan(state: State, entry: Entry) -> None:

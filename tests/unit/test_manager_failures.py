@@ -4,7 +4,7 @@ import pytest
 
 from sdistrib import limits
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import encode_inventory
+from sdistrib.protocol.codec import encode, encode_inventory
 from tests.support.farm import Client, Farm, Worker, petition_id
 
 
@@ -253,3 +253,21 @@ def _fact(client: Client, name: str) -> wire.WorkerFacts:
 
 def _recorded(worker: Worker) -> set[int]:
     return {seen.attempt.index for seen in worker.got(wire.ResultRecorded)}
+
+
+def test_a_worker_that_cannot_draw_it_is_not_asked_for_ever(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.submits()
+    worker.fails(worker.attempts[-1], "model_not_found", started=False)
+    assert client.last(wire.Finished).failures[0].error.code == "model_not_found"
+    assert len(worker.attempts) == 1
+
+
+def test_a_thousand_failures_fit_one_message():
+    farm = Farm(no_worker_timeout_s=1)
+    client = Client(farm)
+    client.submits(images=limits.IMAGES_PER_PETITION_MAX, model="x" * limits.NAME_CHARS_MAX)
+    farm.wait(4, client, Worker(farm))
+    finished = client.last(wire.Finished)
+    assert len(finished.failures) == limits.IMAGES_PER_PETITION_MAX
+    assert len(encode(finished)[1]) < limits.HEADER_BYTES_MAX

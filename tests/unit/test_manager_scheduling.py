@@ -223,3 +223,12 @@ def test_the_reason_names_the_closest_file_while_it_waits(farm):
 
 def _drawn(worker: Worker) -> set[tuple[str, int]]:
     return {(s.attempt.id, s.attempt.index) for s in worker.got(wire.ResultRecorded)}
+
+
+def test_a_client_slower_than_the_retention_still_gets_its_pictures(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits()
+    worker.draws(worker.starts())
+    farm.wait(limits.RETENTION_S + 1, worker, client)
+    client.sees(pid, 0)
+    assert client.last(wire.Finished).state == "done"

@@ -5,7 +5,7 @@ import pytest
 from sdistrib import limits
 from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import encode_inventory
+from sdistrib.protocol.codec import encode, encode_inventory
 from sdistrib_manager import effects as fx
 from sdistrib_manager.events import Malformed
 from tests.support.farm import ENGINE, MODEL, Client, Farm, Peer, Worker, petition_id
@@ -158,13 +158,15 @@ def test_the_queue_lists_no_prompts(farm):
     assert not any("private" in line for line in farm.logs)
 
 
-def test_long_answers_are_cut_and_say_so(farm):
+def test_long_answers_are_cut_to_one_message_and_say_so(farm):
     client = Client(farm)
-    files = tuple(ModelFile("lora", f"l{i}.safetensors", 1) for i in range(300))
-    Worker(farm, files=files)
+    files = tuple(ModelFile("lora", f"{i:03d}{'x' * 200}.safetensors", 1) for i in range(300))
+    for number in range(3):
+        Worker(farm, f"gpu{number}", files=files)
     answer = _asks(client, "models")
     assert answer.cut
-    assert len(answer.models) == 200
+    assert 100 < len(answer.models) < 300
+    assert len(encode(answer)[1]) < limits.HEADER_BYTES_MAX
 
 
 def _asks(client: Client, what: str) -> wire.Answer:

@@ -1,4 +1,4 @@
-"""What a manager keeps, kept in memory: gone with the process, as `--store memory` says."""
+"""What a manager keeps, kept in memory: gone with the process."""
 
 from collections.abc import Sequence
 
