@@ -102,6 +102,8 @@ RECONNECT_S_MAX = 5.0
 CANCEL_CONFIRM_S = 3.0
 #: Time for a petition whose last capable worker vanished, before it ends `no_capable_worker`.
 NO_WORKER_TIMEOUT_S = 3600.0
+#: No length of time on the wire is longer, infinity above all: sums must stay numbers.
+SECONDS_MAX = 1e9
 #: Longest --timeout a petition may ask for: a week.
 DEADLINE_S_MAX = 7 * 86400.0
 

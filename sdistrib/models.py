@@ -86,15 +86,13 @@ class Catalogue:
         """The file that `wanted` means, or None when there is none or more than one."""
         match = _HASH_SUFFIX.search(wanted)
         short_hash = match.group(1).lower() if match else ""
-        plain = wanted[: match.start()] if match else wanted
-        for key in _keys(plain.strip()):
+        plain = (wanted[: match.start()] if match else wanted).strip()
+        for key in _keys(plain):
             found = self._by_key.get((kind, key), [])
             distinct = {file.name: file for file in found}
-            if len(distinct) == 1:
-                (file,) = distinct.values()
+            file = next(iter(distinct.values())) if len(distinct) == 1 else distinct.get(plain)
+            if file is not None:
                 return file if not file.digest or file.digest.startswith(short_hash) else None
-            if plain in distinct:
-                return distinct[plain]
         return None
 
     def missing(self, wanted: Iterable[Wanted]) -> list[Wanted]:

@@ -164,7 +164,7 @@ class Params(
     vae_tile_overlap: Annotated[Annotated[float, Meta(ge=0.0, le=0.9)], _draw("--vae-tile-overlap", "Overlap as a fraction of the tile.", "vae_tiling_params.target_overlap")] = 0.5
     cache_mode: Annotated[CacheMode, _draw("--cache-mode", "Reuse of computations between steps.", "cache.mode")] = "disabled"
     cache_option: Annotated[str, Meta(max_length=1024), _draw("--cache-option", "Settings of the cache mode, for example 'threshold=0.25'.", "cache", metavar="K=V,…")] = ""
-    scm_mask: Annotated[str, Meta(max_length=4096, pattern=r"^([01](,[01])*)?$"), _draw("--scm-mask", "Steps that cache-dit computes (1) or may reuse (0).", "cache.scm_mask", metavar="1,0,…")] = ""
+    scm_mask: Annotated[str, Meta(max_length=4096, pattern=r"^([01](,[01])*)?\Z"), _draw("--scm-mask", "Steps that cache-dit computes (1) or may reuse (0).", "cache.scm_mask", metavar="1,0,…")] = ""
     scm_policy: Annotated[ScmPolicy, _draw("--scm-policy", "Policy of the step mask.", "cache.scm_policy_dynamic")] = "dynamic"
     hires: Annotated[bool, _draw("--hires", "Draw small, enlarge, draw again (highres fix).", "hires.enabled")] = False
     hires_upscaler: Annotated[_Name, _draw("--hires-upscaler", "How highres fix enlarges: Latent, Lanczos, Nearest, … or a model in the esrgan folder.", "hires.upscaler")] = "Latent"

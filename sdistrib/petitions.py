@@ -46,7 +46,7 @@ IMAGE_MOVES: frozenset[tuple[ImageState, ImageState]] = frozenset(
     }
 )
 
-PetitionId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+PetitionId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 class Petition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

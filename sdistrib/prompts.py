@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import NoReturn
 
 import msgspec
 
@@ -10,6 +11,8 @@ from sdistrib.errors import PetitionError
 
 _TAG = re.compile(r"<lora:([^<>]*)>")
 _HIGH_NOISE = "|high_noise|"
+#: A tag is quoted in a refusal up to this length.
+_QUOTE_CHARS = 100
 
 
 class LoraTag(msgspec.Struct, frozen=True):
@@ -31,19 +34,21 @@ def split_loras(prompt: str) -> tuple[str, tuple[LoraTag, ...]]:
         does.
 
     Raises:
-        PetitionError: `invalid_params` for an empty name, a weight that is no finite number, or
-            more than `limits.LORAS_MAX` tags.
+        PetitionError: `invalid_params` for an empty or overlong name or a weight that is no finite
+            number, `too_large` for more than `limits.LORAS_MAX` LoRAs.
     """
     weights: dict[tuple[str, bool], float] = {}
     for body in _TAG.findall(prompt):
         high_noise = body.startswith(_HIGH_NOISE)
         name, _, weight = body.removeprefix(_HIGH_NOISE).partition(":")
-        if not name.strip():
-            raise PetitionError.of(
-                "invalid_params", f"<lora:{body}> names no LoRA.", field="prompt"
-            )
-        key = (name.strip(), high_noise)
+        name = name.strip()
+        if not name or len(name) > limits.NAME_CHARS_MAX:
+            what = f"has a name of more than {limits.NAME_CHARS_MAX} characters"
+            _refuse(body, what if name else "names no LoRA")
+        key = (name, high_noise)
         weights[key] = weights.get(key, 0.0) + _weight(weight, body)
+        if not math.isfinite(weights[key]):
+            _refuse(body, "has no finite weight in all")
     if len(weights) > limits.LORAS_MAX:
         raise PetitionError.of(
             "too_large", f"{len(weights)} LoRAs; at most {limits.LORAS_MAX}.", field="prompt"
@@ -61,7 +66,11 @@ def _weight(text: str, body: str) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise PetitionError.of(
-            "invalid_params", f"<lora:{body}>: {text!r} is no weight.", field="prompt"
-        )
+        _refuse(body, "has a weight that is no number")
     return weight
+
+
+def _refuse(body: str, what: str) -> NoReturn:
+    raise PetitionError.of(
+        "invalid_params", f"<lora:{body[:_QUOTE_CHARS]}> {what}.", field="prompt"
+    )

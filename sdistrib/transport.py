@@ -7,6 +7,7 @@ never silence. Peers do not set routing ids; one that libzmq did not make is ref
 import contextlib
 import errno
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -24,6 +25,13 @@ SendOutcome = Literal["sent", "full", "gone"]
 
 #: Frames from this size on are passed to ZeroMQ without a copy; below, a copy is cheaper.
 _COPY_BELOW_BYTES = 64 * limits.KIB
+
+#: A v6 address without brackets has two colons at least, and no port.
+_ADDRESS = re.compile(
+    r"(?:tcp://)?"
+    r"(?:\[(?P<v6>[^][\s/\0]+)\]|(?P<host>[^][\s/*:\0]+)|(?P<bare>[0-9a-fA-F]*:[\w.%]*:[\w.%:]*))"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
 
 
 class Address(NamedTuple):
@@ -57,18 +65,11 @@ def parse_address(text: str, default_port: int) -> Address:
     Raises:
         ConfigError: the text is none of these.
     """
-    rest = text.removeprefix("tcp://")
-    if rest.startswith("["):
-        host, _, port_text = rest[1:].partition("]")
-        port_text = port_text.removeprefix(":")
-    elif rest.count(":") > 1:
-        host, port_text = rest, ""
-    else:
-        host, _, port_text = rest.partition(":")
-    port = int(port_text) if port_text.isascii() and port_text.isdecimal() else 0
-    if not host or any(c in host for c in "/ \t\0*") or (port_text and not 0 < port < 65536):
+    found = _ADDRESS.fullmatch(text)
+    port = int(found["port"] or default_port) if found else 0
+    if found is None or not 0 < port < 65536:
         raise ConfigError(f"{text!r} is no HOST; write host, host:port or [v6]:port.")
-    return Address(host, port or default_port)
+    return Address(found["v6"] or found["host"] or found["bare"], port)
 
 
 def _harden(socket: "zmq.Socket[bytes]") -> None:

@@ -1,5 +1,6 @@
 """Frames to messages and back. Nothing untyped is ever made from a peer's bytes."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -23,6 +24,9 @@ _BODY_BYTES_MAX = {
 }
 #: What a decoder may raise on hostile bytes; msgspec's own errors are ValueErrors.
 _DECODE_ERRORS = (ValueError, RecursionError, OverflowError)
+
+#: Longer than any error of msgspec that quotes nothing of the peer's.
+_QUOTE_CHARS_MAX = 500
 
 #: A frame as ZeroMQ hands it over, or as we make it.
 Buffer = bytes | memoryview
@@ -66,7 +70,7 @@ class Codec:
         try:
             message = decoder.decode(header)
         except _DECODE_ERRORS as error:
-            raise ProtocolError(f"{verb(kind)}: {error}") from None
+            raise ProtocolError(f"{verb(kind)}: {str(error)[:_QUOTE_CHARS_MAX]}") from None
         return Received(message, _body(kind, frames[2:]))
 
 
@@ -117,18 +121,20 @@ def decode_petition(body: Buffer) -> Petition:
     try:
         petition = _PETITION.decode(body)
     except _DECODE_ERRORS as error:
-        raise PetitionError.of("invalid_params", _field_message(error)) from None
+        raise _field_error(str(error)) from None
     check(petition.params)
     return petition
 
 
-def _field_message(error: Exception) -> str:
-    text = str(error)
-    return (
-        f"{text} in the petition"
-        if "`$" not in text
-        else text.replace("`$.params.", "`").replace("`$.", "`")
-    )
+def _field_error(text: str) -> PetitionError:
+    """What msgspec says, with the field that it names; what it quotes may be of any length."""
+    found = re.search(r"field `(\w{1,64})`|`\$\.params\.(\w{1,64})|`\$\.(\w{1,64})", text)
+    field = next(filter(None, found.groups()), "") if found else ""
+    message = text if len(text) <= _QUOTE_CHARS_MAX else f"{text[:300]} ... {text[-150:]}"
+    if "`$" not in message:
+        message += " in the petition"
+    message = message.replace("`$.params.", "`").replace("`$.", "`")
+    return PetitionError.of("invalid_params", message, field=field)
 
 
 def encode_inventory(files: tuple[ModelFile, ...]) -> bytes:
@@ -145,7 +151,7 @@ def decode_inventory(body: Buffer) -> tuple[ModelFile, ...]:
     try:
         files = _INVENTORY.decode(body)
     except _DECODE_ERRORS as error:
-        raise ProtocolError(f"inventory: {error}") from None
+        raise ProtocolError(f"inventory: {str(error)[:_QUOTE_CHARS_MAX]}") from None
     if len(files) > limits.INVENTORY_FILES_MAX:
         raise ProtocolError(f"inventory: {len(files)} files; {limits.INVENTORY_FILES_MAX} is most")
     return files

@@ -129,6 +129,7 @@ class FrameReader:
 
     def __init__(self, kinds: tuple[type[EngineFrame], ...]) -> None:
         self._kinds = {kind.__name__: kind for kind in kinds}
+        self._fed = self._framed = 0
         most = limits.ENGINE_FRAME_BYTES_MAX
         self._unpacker = msgpack.Unpacker(
             max_buffer_size=2 * most,
@@ -147,14 +148,23 @@ class FrameReader:
         """
         try:
             self._unpacker.feed(data)
-            return [self._typed(value) for value in self._unpacker]
+            frames = []
+            for value in self._unpacker:
+                frames.append(self._typed(value))
+                self._framed = self._unpacker.tell()
         except ProtocolError:
             raise
         except (ValueError, RecursionError, msgpack.UnpackException) as error:
             raise ProtocolError(f"the engine's stream is garbled: {error}") from None
+        # The unpacker takes long lists apart as they come, and its buffer stays small all the time.
+        self._fed += len(data)
+        if self._fed - self._framed > 2 * limits.ENGINE_FRAME_BYTES_MAX:
+            raise ProtocolError("the engine's stream is garbled: a frame has no end")
+        return frames
 
     def _typed(self, value: Any) -> EngineFrame:
-        if not isinstance(value, list) or len(value) != 2 or value[0] not in self._kinds:
+        known = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+        if not known or value[0] not in self._kinds:
             raise ProtocolError(f"the engine's stream is garbled: {str(value)[:80]!r}")
         try:
             return msgspec.convert(value[1], self._kinds[value[0]])

@@ -20,11 +20,11 @@ VERSION = 1
 
 Name = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Index = Annotated[int, Meta(ge=0, lt=limits.IMAGES_PER_PETITION_MAX)]
 AttemptNumber = Annotated[int, Meta(ge=1, le=10_000)]
 Size = Annotated[int, Meta(ge=0, le=limits.PICTURE_BYTES_MAX)]
-Seconds = Annotated[float, Meta(ge=0.0)]
+Seconds = Annotated[float, Meta(ge=0.0, le=limits.SECONDS_MAX)]
 Count = Annotated[int, Meta(ge=0)]
 Phase = Literal["loading", "encoding", "sampling", "decoding", "upscaling", "finishing"]
 
@@ -314,7 +314,7 @@ class WorkerHello(Message, frozen=True, kw_only=True):
     #: Stable name, by default the host's.
     name: Name
     #: Drawn at start; tells a reconnect from a second worker of the same name.
-    instance: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    instance: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
     engine: EngineFacts
     #: Attempts under way in the engine.
     running: tuple[Attempt, ...] = ()
@@ -416,7 +416,15 @@ def verb(kind: type[Message]) -> str:
 
 
 BOTH: tuple[type[Message], ...] = (Beat, Goodbye, Fault, Chunk, ChunkSeen)
-CLIENT_TO_MANAGER: tuple[type[Message], ...] = (*BOTH, ClientHello, Submit, Cancel, ResultSeen, ProgressSeen, Ask)
+CLIENT_TO_MANAGER: tuple[type[Message], ...] = (
+    *BOTH,
+    ClientHello,
+    Submit,
+    Cancel,
+    ResultSeen,
+    ProgressSeen,
+    Ask,
+)
 MANAGER_TO_CLIENT: tuple[type[Message], ...] = (
     *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Answer,
 )  # fmt: skip

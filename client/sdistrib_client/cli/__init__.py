@@ -1,0 +1,1 @@
+"""The command line: `sdistrib-client HOST [flags]` draws, `sdistrib-client HOST VERB` lists."""

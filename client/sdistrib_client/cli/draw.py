@@ -1,0 +1,163 @@
+"""`sdistrib-client HOST [txt2img] …`: from flags to files."""
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import click
+
+from sdistrib.errors import EXIT_FAILED, EXIT_OK, ConfigError, SdistribError
+from sdistrib.petitions import Petition
+from sdistrib_client.cli.display import Display, Lines, Quiet
+from sdistrib_client.cli.events_json import JsonLines
+from sdistrib_client.cli.flags import params_of
+from sdistrib_client.cli.report import status_of, status_of_error
+from sdistrib_client.composing import compose
+from sdistrib_client.effects import Ending
+from sdistrib_client.errors import OutputError
+from sdistrib_client.images import Outputs
+from sdistrib_client.sync import Client, Drawing
+
+#: What the extra `client` brings; drawing wants both, on a terminal or not, so that the same
+#: command behaves alike in both.
+_EXTRA = ("rich", "PIL")
+
+
+def run(host: str, values: Mapping[str, Any]) -> int:
+    """Draw; returns the exit status.
+
+    Raises:
+        click.UsageError: the flags do not fit together, or the output cannot be written.
+        SdistribError: the parameters are wrong, or an extra is missing.
+    """
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError("Drawing needs more: run pip install 'sdistrib[client]'.")
+    petition = _petition(values)
+    outputs = _outputs(values, petition.images)
+    display = _display(values)
+    try:
+        client = Client(
+            host,
+            connect_timeout_s=values["connect_timeout"],
+            insecure_lan=values["insecure_lan"],
+            on_notice=display.notice,
+        )
+    except ConfigError:
+        raise
+    except SdistribError as error:
+        status = status_of_error(error)
+        display.failed(error, status)
+        return status
+    try:
+        return _draw(client, petition, outputs, display)
+    except KeyboardInterrupt:
+        # The second Ctrl-C: the cancel is on its way, and nobody waits for it any more.
+        client.close(wait=False)
+        raise
+    finally:
+        display.close()
+        client.close()
+
+
+def _petition(values: Mapping[str, Any]) -> Petition:
+    return compose(
+        params_of(values),
+        images=values["batch_count"],
+        seed=values["seed"],
+        timeout_s=values["timeout"],
+    )
+
+
+def _outputs(values: Mapping[str, Any], images: int) -> Outputs:
+    if values["output"] == "-" and values["json"]:
+        raise click.UsageError("--json and -o - both write to standard output; choose one.")
+    try:
+        outputs = Outputs(values["output"], images, values["output_begin_idx"])
+        outputs.check()
+    except OutputError as error:
+        raise click.UsageError(str(error)) from None
+    return outputs
+
+
+def _display(values: Mapping[str, Any]) -> Display:
+    verbose = values["verbose"]
+    if values["json"]:
+        return JsonLines()
+    terminal = sys.stderr.isatty()
+    color = values["color"] or (terminal and not os.environ.get("NO_COLOR"))
+    if values["quiet"]:
+        return Quiet(verbose=verbose, color=color)
+    if terminal and os.environ.get("TERM") != "dumb":
+        from sdistrib_client.cli.bar import Bar  # noqa: PLC0415 - rich is slow to load
+
+        return Bar(verbose=verbose)
+    return Lines(verbose=verbose, color=color)
+
+
+def _draw(client: Client, petition: Petition, outputs: Outputs, display: Display) -> int:
+    drawing = client.draw(petition, on_accepted=display.accepted, on_progress=display.progress)
+    display.submitted(drawing.id, petition)
+    with Interrupts(drawing.cancel) as interrupts:
+        try:
+            _write_all(drawing, outputs, display)
+        except OutputError as error:
+            drawing.close()
+            display.failed(error, EXIT_FAILED)
+            return EXIT_FAILED
+        except SdistribError:
+            # How it ended, the drawing knows better than the exception says.
+            pass
+    ending = drawing.ending or Ending(outcome="done")
+    status = status_of(ending)
+    if status != EXIT_OK and interrupts.status:
+        status = interrupts.status
+    display.ended(ending, status)
+    return status
+
+
+def _write_all(drawing: Drawing, outputs: Outputs, display: Display) -> None:
+    for picture in drawing:
+        try:
+            path = outputs.write(picture.index, picture.data)
+        except OutputError as error:
+            raise OutputError(
+                f"{error} Picture {picture.index} stays with the manager for some minutes, the"
+                " rest is cancelled. Make room or choose another -o, then draw what is missing:"
+                f" --seed {picture.seed} gives this picture again."
+            ) from error
+        display.picture(picture, path)
+
+
+class Interrupts:
+    """Ctrl-C, SIGTERM and SIGHUP: the first asks for a cancel, the second leaves at once."""
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self._before: dict[int, Any] = {}
+        #: Exit status of a program ended by the signal that came first; 0 when none did.
+        self.status = 0
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.status:
+            raise KeyboardInterrupt
+        self.status = 128 + number
+        self._on_first()
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)

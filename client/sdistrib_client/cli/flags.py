@@ -1,0 +1,147 @@
+"""The drawing flags: made from the parameter table, plus those of the petition and the output."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+from msgspec import Meta
+
+from sdistrib import limits
+from sdistrib.params import PARAMETERS, Parameter
+from sdistrib_client.cli.values import MODE, Number, Pair, type_of
+
+#: Default seed, as sd-cli's.
+SEED = 42
+CONNECT_TIMEOUT_S = 10.0
+
+MODELS, LOADING, DRAWING, FINISHING = "Model files", "Loading", "Drawing", "After drawing"
+PETITION, OUTPUT = "Petition", "Output"
+SECTIONS = (MODELS, DRAWING, PETITION, OUTPUT, FINISHING, LOADING)
+
+
+class Flag(click.Option):
+    """An option with a place in the help."""
+
+    def __init__(self, declarations: list[str], section: str, **more: Any) -> None:
+        super().__init__(declarations, **more)
+        self.section = section
+
+
+def parameter_flags() -> Iterator[Flag]:
+    """One flag for each row of the table; what is not given stays None."""
+    for row in PARAMETERS:
+        # A long spelling first: it is the one that help and errors show best.
+        declarations = [*sorted(row.spec.flags, key=lambda f: f.startswith("--")), variable(row)]
+        if row.type is bool:
+            yield Flag(declarations, _section(row), is_flag=True, default=None, help=row.spec.help)
+        else:
+            yield Flag(
+                declarations,
+                _section(row),
+                type=type_of(row),
+                default=None,
+                metavar=row.spec.metavar or None,
+                help=_help(row),
+            )
+
+
+def variable(row: Parameter) -> str:
+    """Name of a flag's value, and with SDISTRIB_ before it of its environment variable."""
+    return row.spec.flags[0].removeprefix("--").replace("-", "_")
+
+
+def params_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Params` that the flags set."""
+    given = {row.name: values[variable(row)] for row in PARAMETERS}
+    for row in PARAMETERS:
+        if row.spec.negated and given[row.name] is not None:
+            given[row.name] = not given[row.name]
+    return given
+
+
+def _section(row: Parameter) -> str:
+    if row.spec.stage == "load":
+        return MODELS if row.spec.kind is not None else LOADING
+    return DRAWING if row.spec.stage == "draw" else FINISHING
+
+
+def _help(row: Parameter) -> str:
+    text = row.spec.help
+    if row.choices:
+        text += f" One of {', '.join(row.choices)}."
+    if row.default in (None, "", ()) or not isinstance(row.default, str | int | float | tuple):
+        return text
+    if isinstance(row.default, tuple):
+        separator = "x" if isinstance(type_of(row), Pair) else ","
+        return f"{text} [{separator.join(map(str, row.default))}]"
+    return f"{text} [{row.default}]"
+
+
+def other_flags() -> Iterator[Flag]:
+    """The flags of the petition and of the output."""
+    many = Number(int, [Meta(ge=1), Meta(le=limits.IMAGES_PER_PETITION_MAX)])
+    seed = Number(int, [Meta(ge=-(2**63)), Meta(le=limits.SEED_MAX)])
+    seconds = Number(float, [Meta(ge=0), Meta(le=limits.DEADLINE_S_MAX)])
+    yield Flag(
+        ["-b", "--batch-count"], PETITION, type=many, default=1, help="Number of pictures. [1]"
+    )
+    yield Flag(
+        ["-s", "--seed"],
+        PETITION,
+        type=seed,
+        default=SEED,
+        help=f"Seed of the first picture, the next ones count up; below 0 draws one. [{SEED}]",
+    )
+    yield Flag(
+        ["--timeout"],
+        PETITION,
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="Time for the whole petition; 0 is no limit. [0]",
+    )
+    yield Flag(
+        ["-M", "--mode"], PETITION, type=MODE, default="img_gen", help="Only img_gen. [img_gen]"
+    )
+    yield Flag(
+        ["-o", "--output"],
+        OUTPUT,
+        default="output.png",
+        metavar="FILE",
+        help="Where the picture goes: several become FILE_0.png, FILE_1.png …, or are numbered"
+        " by a %03d in FILE; - is standard output, for one picture. [output.png]",
+    )
+    begin = Number(int, [Meta(ge=0), Meta(le=2**31)])
+    yield Flag(
+        ["--output-begin-idx"], OUTPUT, type=begin, default=0, help="Number of the first file. [0]"
+    )
+    yield Flag(
+        ["-q", "--quiet"], OUTPUT, is_flag=True, help="No progress: only pictures and errors."
+    )
+    yield Flag(
+        ["-v", "--verbose"], OUTPUT, is_flag=True, help="Workers, timings, whole engine logs."
+    )
+    yield Flag(
+        ["--json"], OUTPUT, is_flag=True, help="One JSON object per event on standard output."
+    )
+    yield Flag(["--color"], OUTPUT, is_flag=True, help="Colours even when this is no terminal.")
+    yield from connection_flags()
+
+
+def connection_flags() -> Iterator[Flag]:
+    """The flags that every verb has."""
+    patience = Number(float, [Meta(gt=0), Meta(le=limits.DEADLINE_S_MAX)])
+    yield Flag(
+        ["--connect-timeout"],
+        OUTPUT,
+        type=patience,
+        default=CONNECT_TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"How long to try to reach the manager. [{CONNECT_TIMEOUT_S:g}]",
+    )
+    yield Flag(
+        ["--insecure-lan"],
+        OUTPUT,
+        is_flag=True,
+        help="Dial another machine though nothing protects prompts and pictures on the way.",
+    )

@@ -1,0 +1,161 @@
+"""`sdistrib-client HOST models | workers | queue | status`: tables, or one JSON object per row."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from sdistrib.protocol import messages as wire
+from sdistrib_client.cli.display import duration
+from sdistrib_client.cli.report import clean
+from sdistrib_client.events import Question
+from sdistrib_client.sync import Client
+
+Row = Sequence[str]
+
+
+def ask(host: str, what: Question, *, connect_timeout_s: float, insecure_lan: bool) -> wire.Answer:
+    """The manager's answer to one question.
+
+    Raises:
+        SdistribError: it cannot be reached, or refuses.
+    """
+    with Client(
+        host,
+        connect_timeout_s=connect_timeout_s,
+        insecure_lan=insecure_lan,
+        on_notice=lambda text: click.echo(clean(text), err=True),
+    ) as client:
+        return client.ask(what)
+
+
+def show_models(answer: wire.Answer, kind: str | None, *, as_json: bool) -> None:
+    """The model files; JSON rows are {kind, name, size_bytes, digest, workers, conflict}."""
+    found = [model for model in answer.models if kind is None or model.file.kind == kind]
+    if as_json:
+        _write_json({**_plain(m.file), "workers": m.workers, "conflict": m.conflict} for m in found)
+    else:
+        rows = [
+            (
+                model.file.kind,
+                model.file.name,
+                _size(model.file.size_bytes),
+                model.file.digest[:10] or "not known yet",
+                ", ".join(model.workers) + (" (contents differ!)" if model.conflict else ""),
+            )
+            for model in found
+        ]
+        _write_table(("KIND", "NAME", "SIZE", "HASH", "WORKERS"), rows, answer)
+
+
+def show_workers(answer: wire.Answer, *, as_json: bool) -> None:
+    """The workers; JSON rows have the fields of `WorkerFacts`."""
+    if as_json:
+        _write_json(_plain(worker) for worker in answer.workers)
+        return
+    header = ("NAME", "STATE", "BACKEND", "DEVICE", "ENGINE", "FILES", "DONE", "FAILED", "LOADED")
+    rows = [
+        (
+            worker.name,
+            worker.state + (f" {duration(worker.last_seen_s)}" if worker.state == "away" else ""),
+            worker.engine.backend,
+            worker.engine.device,
+            worker.engine.version,
+            str(worker.files),
+            str(worker.done),
+            str(worker.failed),
+            worker.loaded or "-",
+        )
+        for worker in answer.workers
+    ]
+    _write_table(header, rows, answer)
+
+
+def show_queue(answer: wire.Answer, *, as_json: bool) -> None:
+    """The petitions that are not finished; JSON rows have the fields of `QueuedPetition`."""
+    if as_json:
+        _write_json(_plain(petition) for petition in answer.queue)
+        return
+    header = ("PETITION", "STATE", "MODEL", "DONE", "RUNNING", "FAILED", "AGE", "WHY IT WAITS")
+    rows = [
+        (
+            petition.id[:8],
+            petition.state,
+            petition.model,
+            f"{petition.done}/{petition.images}",
+            str(petition.running),
+            str(petition.failed),
+            duration(petition.age_s),
+            petition.reason or "-",
+        )
+        for petition in answer.queue
+    ]
+    _write_table(header, rows, answer)
+
+
+def show_status(answer: wire.Answer, *, as_json: bool) -> None:
+    """The farm in numbers; the JSON object has software, uptime_s, workers and image counts."""
+    states = [worker.state for worker in answer.workers]
+    if as_json:
+        counts = {f"{part}_images": getattr(answer, f"{part}_images") for part in _PARTS}
+        workers = {state: states.count(state) for state in sorted(set(states))}
+        _write_json(
+            [
+                {
+                    "software": answer.software,
+                    "uptime_s": answer.uptime_s,
+                    "workers": workers,
+                    **counts,
+                }
+            ]
+        )
+        return
+    workers_text = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states))) or "none"
+    rows = [
+        ("manager", f"{answer.software}, up {duration(answer.uptime_s)}"),
+        ("workers", workers_text),
+        ("images", ", ".join(f"{getattr(answer, f'{p}_images')} {p}" for p in _PARTS)),
+    ]
+    _write_table((), rows, answer)
+
+
+_PARTS = ("waiting", "running", "done")
+
+
+def _write_table(header: Row, rows: Sequence[Row], answer: wire.Answer) -> None:
+    cleaned = [tuple(clean(cell) for cell in row) for row in ([header] if header else []) + [*rows]]
+    widths = [max(map(len, column)) for column in zip(*cleaned, strict=True)]
+    for row in cleaned:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+    if not rows:
+        click.echo("(none)")
+    if answer.cut:
+        click.echo("There are more; the manager sends no more rows in one answer.", err=True)
+
+
+def _write_json(rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        click.echo(json.dumps(row))
+
+
+def _plain(struct: msgspec.Struct) -> dict[str, Any]:
+    """All fields of a message, nested ones too, those at their defaults as well."""
+    return {name: _value(getattr(struct, name)) for name in struct.__struct_fields__}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return _plain(value)
+    return [_value(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _size(size_bytes: int) -> str:
+    amount = float(size_bytes)
+    for unit in ("B", "KB", "MB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} GB"

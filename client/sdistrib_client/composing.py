@@ -1,0 +1,86 @@
+"""From what a user says to a petition, checked as the manager will check it."""
+
+import difflib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from sdistrib import limits
+from sdistrib.errors import PetitionError
+from sdistrib.models import wanted_files
+from sdistrib.params import BY_NAME, check
+from sdistrib.petitions import Petition
+from sdistrib_client.samplers import read_sampler, read_scheduler
+
+
+def compose(
+    params: Mapping[str, Any],
+    *,
+    images: int = 1,
+    seed: int | None = None,
+    timeout_s: float = 0.0,
+    cancel_on_disconnect: bool = False,
+) -> Petition:
+    """Make a petition. `params` are fields of `sdistrib.params.Params`; None means not given.
+
+    A seed of None, or below 0, is drawn from all that the engine has.
+
+    Raises:
+        PetitionError: `invalid_params` or `too_large`, naming the field.
+    """
+    # Without a prompt the check below says what is missing better than the type could.
+    given = {"prompt": ""} | {name: value for name, value in params.items() if value is not None}
+    _check_names(given)
+    _name_sampling(given)
+    petition = _convert(
+        {
+            "params": given,
+            "seed": secrets.randbelow(limits.SEED_MAX + 1) if seed is None or seed < 0 else seed,
+            "images": images,
+            "timeout_s": timeout_s,
+            "cancel_on_disconnect": cancel_on_disconnect,
+        }
+    )
+    check(petition.params)
+    # A malformed LoRA tag is found here, not at the manager's door.
+    wanted_files(petition.params)
+    return petition
+
+
+def _check_names(given: Mapping[str, Any]) -> None:
+    for name in given:
+        if name not in BY_NAME:
+            near = difflib.get_close_matches(name, BY_NAME, n=3)
+            message = f"There is no parameter {name!r}."
+            raise PetitionError.of("invalid_params", message, field=name, closest=near)
+
+
+def _name_sampling(given: dict[str, Any]) -> None:
+    """Replace the names of sampler and schedule by the engine's; a schedule of its own wins."""
+    field = "sampling_method"
+    try:
+        if isinstance(given.get(field), str):
+            method, scheduler = read_sampler(given[field])
+            given[field] = method
+            if scheduler:
+                given.setdefault("scheduler", scheduler)
+        field = "scheduler"
+        if isinstance(given.get(field), str):
+            given[field] = read_scheduler(given[field]) or None
+    except ValueError as error:
+        text = f"{BY_NAME[field].spec.flags[0]}: {error}"
+        raise PetitionError.of("invalid_params", text, field=field) from None
+
+
+def _convert(fields: dict[str, Any]) -> Petition:
+    try:
+        return msgspec.convert(fields, Petition)
+    except msgspec.ValidationError as error:
+        expected, _, path = str(error).partition(" - at `$.")
+        field = path.rstrip("`").removeprefix("params.").partition("[")[0]
+        row = BY_NAME.get(field)
+        where = row.spec.flags[0] if row is not None else field
+        message = f"{where}: {expected[:1].lower()}{expected[1:]}."
+        raise PetitionError.of("invalid_params", message, field=field) from None

@@ -1,0 +1,105 @@
+"""A finished picture, as the caller gets it."""
+
+import dataclasses
+import importlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from sdistrib.errors import ConfigError
+from sdistrib.protocol.codec import Buffer
+from sdistrib.protocol.messages import Result
+from sdistrib_client.images import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.PngImagePlugin import PngImageFile
+
+
+class Timings(NamedTuple):
+    """Wall time of one picture on its worker, in seconds."""
+
+    #: Loading models; 0 when they were loaded already.
+    load_s: float
+    #: From prompt to pixels.
+    draw_s: float
+    #: Writing the file format.
+    encode_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture: the bytes of a PNG file, verified against their digest, and their origin."""
+
+    #: Index within its petition, from 0.
+    index: int
+    #: Its own seed: that of the petition plus the index.
+    seed: int
+    #: The file's bytes.
+    data: bytes = dataclasses.field(repr=False)
+    #: Size in pixels.
+    width: int
+    height: int
+    #: Media format of `data`: "png".
+    format: str
+    #: SHA-256 of `data`, in hex.
+    sha256: str
+    #: Name of the worker that drew it.
+    worker: str
+    #: What decides the bits: equal fingerprints and seeds give equal pixels.
+    fingerprint: str
+    timings: Timings
+    #: What the engine did differently from what was asked, for example a size rounded up.
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, result: Result, parts: tuple[Buffer, ...]) -> "Picture":
+        """Build from the manager's announcement and the bytes."""
+        return cls(
+            index=result.attempt.index,
+            seed=result.seed,
+            data=b"".join(parts),
+            width=result.width,
+            height=result.height,
+            format=result.format,
+            sha256=result.digest,
+            worker=result.worker,
+            fingerprint=result.fingerprint,
+            timings=Timings(result.load_s, result.draw_s, result.encode_s),
+            notes=result.notes,
+        )
+
+    def image(self) -> "Image":
+        """The picture as Pillow has it, 8 bits per channel, fully decoded.
+
+        Raises:
+            ConfigError: Pillow is not installed.
+        """
+        picture = _open(self.data)
+        picture.load()
+        return picture
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's text chunks; A1111's generation data is under "parameters".
+
+        Raises:
+            ConfigError: Pillow is not installed.
+        """
+        return {key: str(text) for key, text in _open(self.data).text.items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the file; it is there whole or not at all. Missing folders are made.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_atomically(Path(path), self.data)
+
+
+def _open(data: bytes) -> "PngImageFile":
+    try:
+        pillow = importlib.import_module("PIL.Image")
+    except ImportError:
+        raise ConfigError("Pillow is not installed; run pip install 'sdistrib[client]'.") from None
+    return cast("PngImageFile", pillow.open(io.BytesIO(data), formats=("PNG",)))

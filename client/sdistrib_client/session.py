@@ -1,0 +1,199 @@
+"""What both shells share: the socket, the clock, and the carrying out of effects."""
+
+import contextlib
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+
+from sdistrib import transport
+from sdistrib.errors import PetitionError
+from sdistrib.petitions import Petition
+from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import encode, encode_petition
+from sdistrib.version import SOFTWARE
+from sdistrib_client import effects, events
+from sdistrib_client.effects import Ending
+from sdistrib_client.pictures import Picture
+from sdistrib_client.requests import Requests
+
+#: Time that a goodbye has to leave when the connection is closed.
+_GOODBYE_S = 0.2
+
+
+def dial_address(host: str, *, insecure_lan: bool) -> transport.Address:
+    """Where to dial for `host`, `host:port` or `[v6]:port`.
+
+    Raises:
+        ConfigError: the text is no address.
+        PetitionError: `unauthorized`, when prompts and pictures would cross a network unprotected.
+    """
+    address = transport.parse_address(host, transport.CLIENT_PORT)
+    if not address.is_loopback and not insecure_lan:
+        message = (
+            f"{address} is another machine, and this version has no keys yet: nothing is sent"
+            " there unprotected. On a network that you trust, add --insecure-lan."
+        )
+        raise PetitionError.of("unauthorized", message)
+    # A manager listens on 127.0.0.1, while `localhost` may resolve to ::1 and stay there.
+    return address._replace(host="127.0.0.1") if address.host == "localhost" else address
+
+
+class Inbox:
+    """What has come for one petition and was not yet fetched."""
+
+    def __init__(self, petition: Petition) -> None:
+        self.id = secrets.token_hex(16)
+        self.petition = petition
+        self.pictures: deque[Picture] = deque()
+        self.accepted: wire.Accepted | None = None
+        #: The newest, overwritten: nobody wants to see an old one.
+        self.progress: wire.Progress | None = None
+        self.ending: Ending | None = None
+        #: Index of the picture that the caller holds and has not said to be done with.
+        self.held: int | None = None
+        #: Called when any of the above changed.
+        self.changed: Callable[[], None] = _nothing
+
+    def hand_out(self) -> Picture:
+        """The next picture; it is the caller's until `Session.acknowledge`."""
+        picture = self.pictures.popleft()
+        self.held = picture.index
+        return picture
+
+
+class Session:
+    """One connection to a manager, for one thread."""
+
+    def __init__(
+        self,
+        address: transport.Address,
+        connect_timeout_s: float,
+        on_notice: Callable[[str], None],
+    ) -> None:
+        self._stack = contextlib.ExitStack()
+        context = self._stack.enter_context(transport.zmq_context())
+        self.dealer = transport.Dealer(context, address)
+        self.machine = Requests(str(address), SOFTWARE, time.monotonic(), connect_timeout_s)
+        self.inboxes: dict[str, Inbox] = {}
+        self.replies: dict[int, effects.Reply] = {}
+        #: Ends of petitions that have no inbox here: those cancelled by id only.
+        self.endings: dict[str, Ending] = {}
+        self._on_notice = on_notice
+        self._notices: deque[str] = deque()
+        self._sent = False
+        self._questions = 0
+
+    def turn(self) -> None:
+        """Take everything that has come, then let timers fire.
+
+        The socket's descriptor signals changes only, and a send may swallow such a signal: so
+        after anything was sent, the socket is read once more before anybody waits for it.
+        """
+        while True:
+            while (frames := self.dealer.receive()) is not None:
+                self.post(events.FramesReceived(frames))
+            self._sent = False
+            self.post(events.Tick())
+            if not self._sent:
+                break
+        while self._notices:
+            self._on_notice(self._notices.popleft())
+
+    def post(self, event: events.Event) -> None:
+        """Give an event to the machine and do what it says."""
+        todo = deque(self.machine.handle(event, time.monotonic()))
+        while todo:
+            effect = todo.popleft()
+            if not isinstance(effect, effects.Send):
+                self._show(effect)
+                continue
+            self._sent = True
+            if self.dealer.send(encode(effect.message, effect.body)) != "sent":
+                todo.extend(self.machine.handle(events.SendFailed(), time.monotonic()))
+
+    def _show(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Send():
+                raise AssertionError("what is sent is not shown")
+            case effects.Notify(text):
+                self._notices.append(text)
+            case effects.Reply(number):
+                self.replies[number] = effect
+            case effects.Deliver(petition_id, result, parts):
+                self._change(
+                    petition_id, lambda box: box.pictures.append(Picture.of(result, parts))
+                )
+            case effects.ShowAccepted(accepted):
+                self._change(accepted.id, lambda box: setattr(box, "accepted", accepted))
+            case effects.ShowProgress(progress):
+                self._change(progress.id, lambda box: setattr(box, "progress", progress))
+            case effects.End(petition_id, ending):
+                if petition_id not in self.inboxes:
+                    self.endings[petition_id] = ending
+                self._change(petition_id, lambda box: setattr(box, "ending", ending))
+                self.inboxes.pop(petition_id, None)
+
+    def _change(self, petition_id: str, how: Callable[[Inbox], None]) -> None:
+        box = self.inboxes.get(petition_id)
+        if box is not None:
+            how(box)
+            box.changed()
+
+    def submit(self, petition: Petition) -> Inbox:
+        """Start a petition."""
+        box = Inbox(petition)
+        self.inboxes[box.id] = box
+        body = encode_petition(petition)
+        self.post(events.PetitionMade(box.id, body, petition.images, petition.timeout_s))
+        return box
+
+    def acknowledge(self, box: Inbox) -> None:
+        """The caller is done with the picture he holds."""
+        if box.held is not None:
+            self.post(events.PictureTaken(box.id, box.held))
+            box.held = None
+
+    def ask(self, what: events.Question) -> int:
+        """Start a question; its answer turns up in `replies` under the number returned."""
+        self._questions += 1
+        self.post(events.QuestionAsked(self._questions, what))
+        return self._questions
+
+    def wait_s(self) -> float:
+        """Seconds until `turn` is due even if nothing comes."""
+        return max(0.0, self.machine.next_deadline() - time.monotonic())
+
+    def close(self) -> None:
+        """Say goodbye and close the socket."""
+        self.post(events.UserLeft())
+        self.dealer.close(linger_s=_GOODBYE_S)
+        self._stack.close()
+
+
+class Bell:
+    """Wakes a waiting loop from a signal handler or another thread."""
+
+    def __init__(self) -> None:
+        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ring(self) -> None:
+        """Wake the loop."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write_fd, b"\0")
+
+    def hush(self) -> None:
+        """Forget all rings so far."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.fd, 4096):
+                pass
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,305 @@
+"""The client for ordinary code.
+
+    with Client("gpu-manager") as client:
+        for picture in client.txt2img("a house on the beach", model="v2", images=4):
+            picture.save(f"house_{picture.index}.png")
+
+One `Client` belongs to one thread at a time; `Drawing.cancel` alone may be called from another
+thread or a signal handler. Nothing runs in the background: while the caller works between two
+pictures nothing is sent, and if the manager gives the connection up meanwhile, the next call takes
+it up again without loss.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from sdistrib.petitions import Petition
+from sdistrib.protocol import messages as wire
+from sdistrib.transport import Watch
+from sdistrib_client import events
+from sdistrib_client.composing import compose
+from sdistrib_client.effects import Ending, Reply
+from sdistrib_client.errors import error_of
+from sdistrib_client.link import CONNECT_TIMEOUT_S
+from sdistrib_client.pictures import Picture
+from sdistrib_client.session import Bell, Inbox, Session, dial_address
+
+OnProgress = Callable[[wire.Progress], None]
+OnAccepted = Callable[[wire.Accepted], None]
+
+_log = logging.getLogger(__name__)
+
+
+class Client:
+    """A connection to a manager."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        insecure_lan: bool = False,
+        on_notice: Callable[[str], None] = _log.warning,
+    ) -> None:
+        """Dial `host[:port]`. Whether anybody answers shows with the first request.
+
+        Raises:
+            ConfigError: the host is no address.
+            PetitionError: `unauthorized`: another machine, and `insecure_lan` is not set.
+        """
+        address = dial_address(host, insecure_lan=insecure_lan)
+        self._session = Session(address, connect_timeout_s, on_notice)
+        self._bell = Bell()
+        self._watch = Watch()
+        self._watch.add(self._session.dealer)
+        self._watch.add(self._bell.fd)
+        self._turning = threading.Lock()
+        self._unwanted: deque[str] = deque()
+        self._closed = False
+
+    def txt2img(
+        self,
+        prompt: str,
+        *,
+        images: int = 1,
+        seed: int | None = None,
+        timeout_s: float = 0.0,
+        cancel_on_disconnect: bool = False,
+        on_progress: OnProgress | None = None,
+        **params: Any,
+    ) -> "Drawing":
+        """Draw `images` pictures, each with seed + index; iterate over the result to get them.
+
+        `params` are the fields of `sdistrib.params.Params` (model, width, steps, …). Pictures come
+        as they are finished, so not always in order of index. `seed` None draws one.
+
+        Raises:
+            PetitionError: `invalid_params` or `too_large`, before anything is sent.
+        """
+        petition = compose(
+            {"prompt": prompt, **params},
+            images=images,
+            seed=seed,
+            timeout_s=timeout_s,
+            cancel_on_disconnect=cancel_on_disconnect,
+        )
+        return self.draw(petition, on_progress=on_progress)
+
+    def draw(
+        self,
+        petition: Petition,
+        *,
+        on_accepted: OnAccepted | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> "Drawing":
+        """Draw a petition that was composed before.
+
+        The callbacks are called while the result is iterated over, in the caller's thread.
+        """
+        return Drawing(self, self._session.submit(petition), on_accepted, on_progress)
+
+    def models(self, kind: str | None = None) -> tuple[wire.FoundModel, ...]:
+        """The model files of the farm, of one kind or all.
+
+        Raises:
+            Unreachable: nobody answers.
+            PetitionError: the manager refuses to answer.
+        """
+        found = self.ask("models").models
+        return tuple(model for model in found if kind is None or model.file.kind == kind)
+
+    def workers(self) -> tuple[wire.WorkerFacts, ...]:
+        """The workers; raises as `models` does."""
+        return self.ask("workers").workers
+
+    def queue(self) -> tuple[wire.QueuedPetition, ...]:
+        """The petitions that are not finished; raises as `models` does."""
+        return self.ask("queue").queue
+
+    def status(self) -> wire.Answer:
+        """The farm in numbers; raises as `models` does."""
+        return self.ask("status")
+
+    def ask(self, what: events.Question) -> wire.Answer:
+        """The manager's whole answer to a question; raises as `models` does."""
+        number = self._session.ask(what)
+        while number not in self._session.replies:
+            self._turn()
+        return answer_of(self._session.replies.pop(number))
+
+    def cancel(self, petition_id: str) -> bool:
+        """Cancel a petition by id, also one of another process; True when that is confirmed."""
+        box = self._session.inboxes.get(petition_id)
+        self._session.post(events.CancelWished(petition_id))
+        while box is not None and box.ending is None:
+            self._turn()
+        while box is None and petition_id not in self._session.endings:
+            self._turn()
+        ending = self._session.endings.pop(petition_id) if box is None else box.ending
+        return ending is not None and ending.outcome == "cancelled" and ending.confirmed
+
+    def close(self, *, wait: bool = True) -> None:
+        """Cancel what is still being drawn, say goodbye, and close the connection.
+
+        With `wait`, the manager has `limits.CANCEL_CONFIRM_S` to confirm the cancels.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        boxes = list(self._session.inboxes.values())
+        try:
+            for box in boxes:
+                self._session.post(events.CancelWished(box.id))
+            while wait and any(box.ending is None for box in boxes):
+                self._turn()
+        finally:
+            self._session.close()
+            self._bell.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _turn(self) -> None:
+        """Wait for something to happen and deal with it."""
+        if not self._turning.acquire(blocking=False):
+            raise RuntimeError("a Client belongs to one thread at a time; make one per thread")
+        try:
+            if not self._unwanted:
+                self._watch.wait(self._session.wait_s())
+            self._bell.hush()
+            while self._unwanted:
+                self._session.post(events.CancelWished(self._unwanted.popleft()))
+            self._session.turn()
+        finally:
+            self._turning.release()
+
+    def _abandon(self, petition_id: str) -> None:
+        """Cancel without waiting; from a finalizer, which may run in any thread."""
+        if self._closed:
+            return
+        if self._turning.acquire(blocking=False):
+            try:
+                self._session.post(events.CancelWished(petition_id))
+            finally:
+                self._turning.release()
+        else:
+            self._unwant(petition_id)
+
+    def _unwant(self, petition_id: str) -> None:
+        """Cancel soon; may be called from anywhere."""
+        self._unwanted.append(petition_id)
+        self._bell.ring()
+
+
+class Drawing:
+    """The pictures of one petition, as they come. An iterator and a context manager."""
+
+    def __init__(
+        self,
+        client: Client,
+        box: Inbox,
+        on_accepted: OnAccepted | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._client = client
+        self._box = box
+        self._on_accepted = on_accepted
+        self._on_progress = on_progress
+        self._over = False
+
+    @property
+    def id(self) -> str:
+        """Id of the petition."""
+        return self._box.id
+
+    @property
+    def seed(self) -> int:
+        """Seed of picture 0."""
+        return self._box.petition.seed
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended; None while it goes on."""
+        return self._box.ending
+
+    def __iter__(self) -> Iterator[Picture]:
+        return self
+
+    def __next__(self) -> Picture:
+        """The next picture. Asking for it says that the one before is safe.
+
+        Raises:
+            PetitionError: the petition was refused, failed, expired or was cancelled.
+            Unreachable: the manager does not answer, or not any more.
+        """
+        if self._over:
+            raise StopIteration
+        self._client._session.acknowledge(self._box)  # noqa: SLF001 - the two are one
+        while True:
+            self._tell()
+            if self._box.pictures:
+                return self._box.hand_out()
+            if self._box.ending is not None:
+                self._over = True
+                error = error_of(self._box.ending)
+                if error is not None:
+                    raise error
+                raise StopIteration
+            self._client._turn()  # noqa: SLF001
+
+    def cancel(self) -> None:
+        """Ask for a cancel; the iteration ends with it. Safe in signal handlers and threads."""
+        self._client._unwant(self.id)  # noqa: SLF001
+
+    def close(self) -> None:
+        """Stop: cancel what is not drawn yet, and wait, not long, until the manager confirms.
+
+        A picture that was handed out last does not count as safe; the manager keeps it a while.
+        """
+        self._over = True
+        if self._box.ending is None:
+            self._client.cancel(self.id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # `for … break` leaves nobody to call close(); the pictures still to come are unwanted.
+        if not self._over and self._box.ending is None:
+            self._client._abandon(self.id)  # noqa: SLF001
+
+    def _tell(self) -> None:
+        accepted, self._box.accepted = self._box.accepted, None
+        if accepted is not None and self._on_accepted is not None:
+            self._on_accepted(accepted)
+        progress, self._box.progress = self._box.progress, None
+        if progress is not None and self._on_progress is not None:
+            self._on_progress(progress)
+
+
+def answer_of(reply: Reply) -> wire.Answer:
+    """The answer in a reply, or the error that stands for it."""
+    if reply.answer is not None:
+        return reply.answer
+    error = error_of(reply.ending) if reply.ending is not None else None
+    raise error or AssertionError("a reply without answer has an error")

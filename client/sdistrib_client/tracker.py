@@ -1,0 +1,133 @@
+"""What is known of one petition while it is under way. Pure bookkeeping for `requests`."""
+
+from collections.abc import Mapping
+
+from sdistrib import limits
+from sdistrib.errors import ErrorInfo
+from sdistrib.petitions import PetitionState
+from sdistrib.protocol import messages as wire
+from sdistrib.transfer import Incoming
+from sdistrib_client.effects import Ending, Outcome
+
+#: The manager ends a petition at its time limit; only then, and this much later, we do.
+EXPIRY_GRACE_S = 5.0
+#: With all pictures safe, the manager's own word for the end is worth no longer wait than this.
+FINISH_WAIT_S = 3.0
+
+
+class Tracked:
+    """One petition, from the wish to its end."""
+
+    def __init__(self, petition_id: str, body: bytes, images: int, timeout_s: float) -> None:
+        self.id = petition_id
+        self.body = body
+        self.images = images
+        self.timeout_s = timeout_s
+        #: The bytes may have reached the manager.
+        self.submitted = False
+        self.accepted = False
+        #: Indices handed to the caller, and those he is done with.
+        self.given: set[int] = set()
+        self.taken: set[int] = set()
+        #: A cancel is asked for and counts as lost at this time.
+        self.cancel_by: float | None = None
+        #: Recorded indices, when somebody else cancelled it.
+        self.withdrawn: frozenset[int] | None = None
+        self.expires_at: float | None = None
+        self.closes_at: float | None = None
+
+    def start_clock(self, now: float) -> None:
+        """The time limit runs from here."""
+        if self.timeout_s:
+            self.expires_at = now + self.timeout_s + EXPIRY_GRACE_S
+
+    def take(self, index: int, now: float) -> None:
+        """The caller is done with one picture."""
+        self.taken.add(index)
+        if len(self.taken) == self.images:
+            self.closes_at = now + FINISH_WAIT_S
+
+    def wish_cancel(self, now: float) -> None:
+        """From now on only its end is waited for."""
+        self.cancel_by = now + limits.CANCEL_CONFIRM_S
+
+    @property
+    def drained(self) -> bool:
+        """Somebody else cancelled it, and what was recorded by then is all here."""
+        return self.withdrawn is not None and self.withdrawn <= self.taken
+
+    def deadlines(self) -> list[float]:
+        """Times at which `overdue` may have something to say."""
+        return [at for at in (self.cancel_by, self.closes_at, self.expires_at) if at is not None]
+
+    def overdue(self, now: float) -> Ending | None:
+        """The end that the clock brings, if any."""
+        if self.cancel_by is not None and now >= self.cancel_by:
+            return self.cancelled(confirmed=False)
+        if self.closes_at is not None and now >= self.closes_at:
+            return Ending(outcome="done", done=tuple(sorted(self.taken)), confirmed=False)
+        if self.expires_at is not None and now >= self.expires_at:
+            return self._bad("expired", self._expired(), confirmed=False)
+        return None
+
+    def cancelled(self, *, confirmed: bool, done: tuple[int, ...] = ()) -> Ending:
+        """The end by cancel."""
+        text = "The petition was cancelled." if confirmed else "The cancel is not confirmed."
+        error = ErrorInfo(code="cancelled", message=text)
+        return self._bad("cancelled", error, confirmed=confirmed, done=done or None)
+
+    def finished(self, message: wire.Finished) -> Ending:
+        """The end as the manager says it."""
+        error = self._why(message.state, message)
+        outcome: Outcome = "done" if error is None else _OUTCOMES.get(message.state, "failed")
+        return Ending(outcome=outcome, error=error, done=message.done, failures=message.failures)
+
+    def _why(self, state: PetitionState, message: wire.Finished) -> ErrorInfo | None:
+        missing = sorted(set(message.done) - self.given)
+        if missing:
+            text = f"The manager has pictures {missing} and never sent them."
+            return ErrorInfo(code="internal", message=text)
+        if state == "done" and len(self.given) == self.images:
+            return None
+        if state == "expired":
+            return self._expired()
+        if state == "cancelled":
+            return ErrorInfo(code="cancelled", message="The petition was cancelled.")
+        if state == "failed" and message.failures:
+            return message.failures[0].error
+        text = f"The manager ended the petition as {state}, with {len(self.given)} pictures."
+        return ErrorInfo(code="internal", message=text)
+
+    def _expired(self) -> ErrorInfo:
+        text = (
+            f"The time limit of {self.timeout_s:g} s passed with {len(self.given)} of"
+            f" {self.images} pictures done."
+        )
+        return ErrorInfo(code="expired", message=text)
+
+    def _bad(
+        self,
+        outcome: Outcome,
+        error: ErrorInfo,
+        *,
+        confirmed: bool,
+        done: tuple[int, ...] | None = None,
+    ) -> Ending:
+        known = tuple(sorted(self.given)) if done is None else done
+        return Ending(outcome=outcome, error=error, done=known, confirmed=confirmed)
+
+
+_OUTCOMES: dict[PetitionState, Outcome] = {
+    "cancelled": "cancelled",
+    "expired": "expired",
+    "failed": "failed",
+}
+
+
+class Transfer:
+    """One picture coming in, and the images that it is for: equal pictures come once."""
+
+    def __init__(self, result: wire.Result, waiting: Mapping[tuple[str, int], wire.Result]) -> None:
+        self.incoming = Incoming(result.digest, result.size_bytes)
+        #: By petition and index.
+        self.wanted: dict[tuple[str, int], wire.Result] = dict(waiting)

@@ -1,0 +1,286 @@
+"""An engine child without an engine: it does what directives in the prompt say.
+
+    python -m sdistrib.testing.scripted_engine FD [--device D]
+
+It speaks `sdistrib.protocol.engine` on the inherited socket as the real child does, and draws small
+deterministic pictures from (prompt, seed, size) with the directives left out of the prompt.
+
+A directive is a word of the prompt: `!name`, `!name=value`, either followed by `@SEED` when it is
+for the image of that seed only. Those that end the child do so in the middle of the sampling steps.
+
+    !sleep=S      the steps of the image take S seconds together
+    !load=S       loading takes S seconds
+    !load_segv    a real SIGSEGV while loading
+    !segv !abort !kill !exit=N    a real death: SIGSEGV, SIGABRT, SIGKILL, exit status N
+    !hang         alive, but silent for ever, in the middle of the steps
+    !silent       alive, but does not even begin
+    !garbage      bytes that are no frames, on the socket
+    !half         only half of the pixels
+    !decline=CODE says no with that error code; !load_decline=CODE while loading
+    !flood        64 MiB of lines on standard error, then on with the image
+    !steps=N      reports N steps, whatever was asked for
+    !noise        a picture that does not compress
+    !once=PATH    all other directives act only while PATH does not exist; it is made then
+
+SDISTRIB_SCRIPTED_IMAGE_S gives the seconds per image where no `!sleep` does, 0 by default.
+SDISTRIB_SCRIPTED_START=exit=N or =hang makes the child end or hang before it is ready.
+"""
+
+import argparse
+import ctypes
+import hashlib
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from sdistrib import limits
+from sdistrib.errors import ERROR_CODES, ErrorCode
+from sdistrib.protocol.engine import (
+    TO_CHILD,
+    At,
+    Began,
+    Declined,
+    Draw,
+    Drawn,
+    EngineFrame,
+    FrameReader,
+    LogLine,
+    Ready,
+    Unload,
+    encode_frame,
+)
+from sdistrib.protocol.messages import EngineFacts, Phase
+
+FACTS = EngineFacts(
+    version="scripted",
+    backend="cpu",
+    device="scripted engine",
+    fingerprint=hashlib.sha256(b"scripted engine").hexdigest()[:16],
+)
+_PR_SET_PDEATHSIG = 1
+_EXIT_REFUSED = 2
+_FLOOD_BYTES = 64 * limits.MIB
+#: Longest sleep of a child that hangs; its worker's watchdog or end comes long before.
+_FOR_EVER_S = 3600.0
+
+Directives = dict[str, str]
+
+
+def read_directives(prompt: str, seed: int) -> tuple[str, Directives]:
+    """The prompt without directives, and the directives that are for this seed."""
+    plain: list[str] = []
+    found: Directives = {}
+    for word in prompt.split():
+        if not word.startswith("!"):
+            plain.append(word)
+            continue
+        body, _, only = word[1:].partition("@")
+        name, _, value = body.partition("=")
+        if not only or int(only) == seed:
+            found[name] = value
+    return " ".join(plain), found
+
+
+def picture(prompt: str, seed: int, width: int, height: int, noise: bool = False) -> bytes:
+    """`height * width * 3` bytes: a gradient between colours that prompt and seed choose."""
+    key = hashlib.sha256(f"{prompt}\0{seed}".encode()).digest()
+    if noise:
+        return hashlib.shake_256(key).digest(width * height * 3)
+    row = bytes((key[x % 24] + x) % 256 for x in range(width * 3))
+    return b"".join(bytes([key[y % 32]]) + row[1:] for y in range(height))
+
+
+class Child:
+    """The child program."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._requests: queue.SimpleQueue[EngineFrame] = queue.SimpleQueue()
+        self._context = ""
+        self._ticket = 0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def serve(self) -> NoReturn:
+        """Serve requests until the process ends."""
+        self._send(LogLine(level=1, text="scripted engine is ready"))
+        self._send(Ready(facts=FACTS))
+        while True:
+            request = self._requests.get()
+            if isinstance(request, Draw):
+                self._draw(request)
+            elif isinstance(request, Unload):
+                self._context = ""
+
+    def refuse(self, message: str) -> NoReturn:
+        """End instead of becoming ready."""
+        self._send(Declined(ticket=0, code="unsupported", message=message, loading=True))
+        os._exit(_EXIT_REFUSED)
+
+    def _read(self) -> None:
+        reader = FrameReader(TO_CHILD)
+        while data := self._socket.recv(65536):
+            for frame in reader.feed(data):
+                self._requests.put(frame)
+        os._exit(0)
+
+    def _send(self, frame: EngineFrame, descriptor: int | None = None) -> None:
+        data = encode_frame(frame)
+        if descriptor is not None:
+            data = data[socket.send_fds(self._socket, [data], [descriptor]) :]
+        self._socket.sendall(data)
+
+    def _at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
+        self._send(At(ticket=self._ticket, phase=phase, step=step, steps=steps, step_s=step_s))
+
+    def _decline(self, code: str, loading: bool) -> None:
+        known: ErrorCode = "engine_error"
+        if code in ERROR_CODES:
+            known = code  # type: ignore[assignment]
+        message = "The scripted engine was told to decline."
+        self._send(Declined(ticket=self._ticket, code=known, message=message, loading=loading))
+
+    def _draw(self, request: Draw) -> None:
+        self._ticket = request.ticket
+        prompt, directives = read_directives(request.params.prompt, request.seed)
+        if "once" in directives and not _first_time(Path(directives["once"])):
+            directives = {}
+        if "silent" in directives:
+            time.sleep(_FOR_EVER_S)
+        self._send(Began(ticket=request.ticket))
+        self._send(LogLine(level=1, text=f"drawing the image of seed {request.seed}"))
+        began_at = time.perf_counter()
+        if not self._load(request.context, directives):
+            return
+        loaded_at = time.perf_counter()
+        self._at("encoding")
+        if not self._sample(request, directives):
+            return
+        self._at("decoding")
+        width, height = request.params.width, request.params.height
+        pixels = picture(prompt, request.seed, width, height, "noise" in directives)
+        if "half" in directives:
+            pixels = pixels[: len(pixels) // 2]
+        drawn = Drawn(
+            ticket=request.ticket,
+            width=width,
+            height=height,
+            channels=3,
+            load_s=loaded_at - began_at,
+            draw_s=time.perf_counter() - loaded_at,
+            sampling_method=request.params.sampling_method or "euler",
+            scheduler=request.params.scheduler or "discrete",
+        )
+        descriptor = os.memfd_create("picture")
+        try:
+            with os.fdopen(os.dup(descriptor), "wb") as file:
+                file.write(pixels)
+            self._send(drawn, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _load(self, context: str, directives: Directives) -> bool:
+        if context == self._context:
+            return True
+        self._context = ""
+        self._at("loading")
+        time.sleep(float(directives.get("load", "0")))
+        if "load_segv" in directives:
+            _die("segv", "")
+        if "load_decline" in directives:
+            self._decline(directives["load_decline"], loading=True)
+            return False
+        self._context = context
+        return True
+
+    def _sample(self, request: Draw, directives: Directives) -> bool:
+        """Report steps, and in their middle do what the directives say; False when declined."""
+        steps = int(directives.get("steps", request.params.steps))
+        seconds = float(directives.get("sleep", os.environ.get("SDISTRIB_SCRIPTED_IMAGE_S", "0")))
+        self._at("sampling", 0, steps)
+        for step in range(1, steps + 1):
+            time.sleep(seconds / steps)
+            if step == (steps + 1) // 2 and not self._misbehave(directives):
+                return False
+            self._at("sampling", step, steps, seconds / steps)
+        return True
+
+    def _misbehave(self, directives: Directives) -> bool:
+        for name, value in directives.items():
+            if name in ("segv", "abort", "kill", "exit"):
+                _die(name, value)
+            elif name == "hang":
+                time.sleep(_FOR_EVER_S)
+            elif name == "garbage":
+                self._socket.sendall(b"\xc1 this is no frame" * 100)
+                time.sleep(_FOR_EVER_S)
+            elif name == "flood":
+                _flood()
+            elif name == "decline":
+                self._decline(value, loading=False)
+                return False
+        return True
+
+
+def _first_time(marker: Path) -> bool:
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _die(how: str, value: str) -> NoReturn:
+    _say(f"scripted engine dies now: {how}")
+    if how == "segv":
+        ctypes.string_at(0)
+    elif how == "abort":
+        os.abort()
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(_FOR_EVER_S)
+    os._exit(int(value or "1"))
+
+
+def _flood() -> None:
+    line = b"the scripted engine has a lot to say " * 27 + b"\n"
+    for _ in range(_FLOOD_BYTES // len(line)):
+        os.write(2, line)
+
+
+def _say(text: str) -> None:
+    os.write(2, text.encode() + b"\n")
+
+
+def _start(child: Child, device: str) -> None:
+    how, _, value = os.environ.get("SDISTRIB_SCRIPTED_START", "").partition("=")
+    if how == "exit":
+        _die("exit", value)
+    elif how == "hang":
+        time.sleep(_FOR_EVER_S)
+    if device not in ("auto", "cpu"):
+        child.refuse(f"The scripted engine has no {device}, only a cpu.")
+
+
+def main() -> NoReturn:
+    """Be the child; ends with the worker."""
+    parser = argparse.ArgumentParser(prog="python -m sdistrib.testing.scripted_engine")
+    parser.add_argument("fd", type=int)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = Child(socket.socket(fileno=arguments.fd))
+    _start(child, arguments.device)
+    child.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""What a child and its supervisor owe each other, on a pretended engine and on the real one."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sdistrib.protocol.engine import At, Began, Declined, Drawn, Ready, Unload
+from sdistrib_worker.supervisor import EngineChild, Picture, engine_command
+from tests.support.engines import (
+    PYTHONPATH,
+    died,
+    outcome,
+    receive_until,
+    request,
+    running,
+)
+
+FAKE = (sys.executable, "-m", "tests.support.fake_engine", "{fd}")
+KINDS = [
+    pytest.param("fake", marks=pytest.mark.process),
+    pytest.param("real", marks=pytest.mark.engine),
+]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def models(kind: str, request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue("models_dir") if kind == "real" else Path("/nowhere")
+
+
+@pytest.fixture
+def command(kind: str, models: Path) -> tuple[str, ...]:
+    return engine_command("auto") if kind == "real" else FAKE
+
+
+@pytest.fixture
+def child(command: tuple[str, ...]) -> Iterator[EngineChild]:
+    with running(command) as child:
+        yield child
+
+
+def test_the_first_frame_says_what_the_engine_is(child: EngineChild) -> None:
+    assert child.ready is not None
+    facts = child.ready.facts
+    assert len(facts.fingerprint) == 16
+    assert facts.backend
+    assert facts.device
+    assert child.await_ready() is child.ready
+
+
+def test_an_image_is_begun_told_and_delivered_with_its_pixels(
+    child: EngineChild, models: Path
+) -> None:
+    wanted = request(models, steps=3)
+    result = outcome(child, wanted)
+    (began,) = result.of(Began)
+    assert began.ticket == wanted.ticket
+    places = [(at.phase, at.step, at.steps) for at in result.of(At)]
+    assert places[0][0] == "loading"
+    told = [step for phase, step, steps in places if phase == "sampling" and steps == 3]
+    assert told == [0, 1, 2, 3]
+    assert {at.ticket for at in result.of(At)} == {wanted.ticket}
+    assert isinstance(result.picture, Picture)
+    drawn = result.picture.drawn
+    assert (drawn.ticket, drawn.width, drawn.height) == (wanted.ticket, 32, 32)
+    assert drawn.load_s > 0
+    assert (drawn.sampling_method, drawn.scheduler) == ("euler", "discrete")
+    assert len(result.pixels) == 32 * 32 * drawn.channels
+
+
+def test_requests_are_answered_in_order_and_the_context_is_kept(
+    child: EngineChild, models: Path
+) -> None:
+    wanted = [request(models, seed=seed) for seed in (1, 2, 3)]
+    for one in wanted:
+        child.send(one)
+    pictures: list[Picture] = []
+    while len(pictures) < 3:
+        events = receive_until(child, lambda event: isinstance(event, Picture))
+        pictures += [event for event in events if isinstance(event, Picture)]
+    assert [picture.drawn.ticket for picture in pictures] == [one.ticket for one in wanted]
+    assert [picture.drawn.load_s > 0 for picture in pictures] == [True, False, False]
+    assert len({picture.pixels() for picture in pictures}) == 3
+
+
+def test_after_unload_the_context_is_loaded_again(child: EngineChild, models: Path) -> None:
+    first = outcome(child, request(models))
+    child.send(Unload())
+    second = outcome(child, request(models))
+    assert second.picture is not None
+    assert second.picture.drawn.load_s > 0
+    assert second.pixels == first.pixels
+
+
+def test_a_kill_is_told_once_and_as_ours(child: EngineChild) -> None:
+    child.kill("The petition was cancelled.", "cancelled")
+    last = died(child)
+    assert last.ours
+    assert last.was_ready
+    assert (last.info.code, last.info.message) == ("cancelled", "The petition was cancelled.")
+    assert (last.signal_name, last.exit_status) == ("SIGKILL", None)
+    assert child.receive() == []
+    assert child.filenos() == ()
+    child.kill("again")
+    child.send(Unload())
+    assert child.receive() == []
+
+
+def test_a_kill_by_somebody_else_is_not_ours(child: EngineChild) -> None:
+    os.kill(child.pid, signal.SIGKILL)
+    last = died(child)
+    assert not last.ours
+    assert last.info.code == "engine_crashed"
+    assert "SIGKILL" in last.info.message
+    assert last.info.signal == "SIGKILL"
+
+
+def test_signals_that_go_to_the_whole_group_do_not_end_it(child: EngineChild, models: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(child.pid, number)
+    assert outcome(child, request(models)).picture is not None
+
+
+def test_a_polite_stop_interrupts_an_image(command: tuple[str, ...], models: Path) -> None:
+    with running(command) as child:
+        pid = child.pid
+        child.send(request(models, steps=1000, prompt="sleep"))
+        receive_until(child, lambda e: isinstance(e, At) and e.phase == "sampling" and e.step > 0)
+        child.stop(grace_s=50.0)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+#: A parent that starts a child; with a twin, another process keeps the socket's end open.
+_PARENT = """
+import os, sys
+from sdistrib_worker.supervisor import EngineChild
+twin, *command = sys.argv[1:]
+child = EngineChild(command)
+child.start()
+child.await_ready()
+if twin != "twin" or os.fork():
+    print(child.pid, flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("twin", ["alone", "twin"])
+def test_it_dies_when_its_parent_is_killed(twin: str, command: tuple[str, ...]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT, twin, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        watch = os.pidfd_open(pid)
+        try:
+            parent.kill()
+            parent.wait()
+            _wait_readable(watch)  # readable once the process has ended
+        finally:
+            os.close(watch)
+
+
+def _wait_readable(descriptor: int) -> None:
+    ready, _, _ = select.select([descriptor], [], [], 30)
+    assert ready, "still running after 30 s"
+
+
+@pytest.mark.process
+def test_a_refused_image_leaves_the_child_as_it_was() -> None:
+    with running(FAKE) as child:
+        result = outcome(child, request(prompt="refuse"))
+        assert isinstance(result.end, Declined)
+        assert (result.end.code, result.end.message) == ("engine_error", "not this one")
+        assert outcome(child, request(seed=7)).pixels == bytes([7]) * (32 * 32 * 3)
+
+
+@pytest.mark.process
+def test_the_image_before_a_crash_is_whole() -> None:
+    with running(FAKE) as child:
+        child.send(request(seed=5))
+        child.send(request(prompt="segv"))
+        events = receive_until(child, lambda e: isinstance(e, Picture))
+        (picture,) = [event for event in events if isinstance(event, Picture)]
+        if child.filenos():
+            last = died(child)
+            assert (last.signal_name, last.was_ready) == ("SIGSEGV", True)
+            assert "step 1 of 2" in last.info.message
+        assert picture.pixels() == bytes([5]) * (32 * 32 * 3)
+
+
+@pytest.mark.process
+def test_the_frames_are_typed() -> None:
+    with running(FAKE) as child:
+        result = outcome(child, request())
+        assert isinstance(child.ready, Ready)
+        assert result.picture is not None
+        assert isinstance(result.picture.drawn, Drawn)
+        assert result.picture.drawn.notes == ("a note",)

@@ -1,0 +1,58 @@
+"""The engine child's own loop around an engine that only pretends: `python -m … FD [HABIT]`."""
+
+import ctypes
+import socket
+import sys
+import time
+
+from sdistrib.protocol.engine import Draw
+from sdistrib.protocol.messages import EngineFacts
+from sdistrib_worker.engine.__main__ import _guard
+from sdistrib_worker.engine.base import Painting, RefusalError
+from sdistrib_worker.engine.child import Inbox, Link, serve
+
+
+class FakeEngine:
+    """Paints one colour, the seed; a prompt that is one of its habits makes it misbehave."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._context = ""
+
+    @property
+    def facts(self) -> EngineFacts:
+        return EngineFacts(version="0", backend="cpu", device="none", fingerprint="0" * 16)
+
+    def draw(self, request: Draw) -> Painting:
+        load_s = 0.0
+        if request.context != self._context:
+            self._link.at("loading")
+            self._context, load_s = request.context, 0.5
+        self._link.at("encoding")
+        steps = request.params.steps
+        for step in range(steps + 1):
+            self._link.at("sampling", step, steps)
+            match request.params.prompt:
+                case "segv" if step == 1:
+                    ctypes.string_at(0)
+                case "sleep" if step == 1:
+                    time.sleep(600)
+                case "refuse":
+                    raise RefusalError("engine_error", "not this one")
+        width, height = request.params.width, request.params.height
+        pixels = bytes([request.seed % 256]) * (width * height * 3)
+        return Painting(pixels, width, height, 3, load_s, 0.1, "euler", "discrete", ("a note",))
+
+    def unload(self) -> None:
+        self._context = ""
+
+
+def main() -> None:
+    _guard()
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    link = Link(sock)
+    serve(link, Inbox(sock), FakeEngine(link))
+
+
+if __name__ == "__main__":
+    main()

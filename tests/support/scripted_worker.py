@@ -1,0 +1,25 @@
+"""A real worker on the scripted engine: `python -m tests.support.scripted_worker HOST DIR …`.
+
+The same command, loop, supervisor and encoder as `sdistrib-worker`; only the engine child's command
+is another one.
+"""
+
+import sys
+
+from sdistrib_worker.cli import command
+from sdistrib_worker.supervisor import FD
+
+
+def scripted_command(device: str) -> tuple[str, ...]:
+    """The engine child's command."""
+    module = "sdistrib.testing.scripted_engine"
+    return (sys.executable, "-m", module, FD, "--device", device)
+
+
+def main() -> None:
+    """Run the worker's command."""
+    command(obj=scripted_command)
+
+
+if __name__ == "__main__":
+    main()

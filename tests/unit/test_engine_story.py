@@ -1,0 +1,119 @@
+"""What the engine is doing, from its log and its one progress channel."""
+
+import pytest
+
+from sdistrib_worker.engine.story import Story, Where
+
+TILE_LINE = "ggml_extend.hpp:955  - processing 3 tiles\n"
+START_LINE = "stable-diffusion.cpp:3401 - generating image: 1/1 - seed 3\n"
+
+
+def story() -> Story:
+    return Story("encoding", 0.0)
+
+
+def test_steps_count_from_the_line_that_begins_the_image() -> None:
+    told = story()
+    assert told.step(0, 68, 0.1) is None  # a LoRA's tensors
+    assert told.step(68, 68, 0.2) is None
+    assert told.line(1, START_LINE) == Where("sampling")
+    assert told.step(0, 2, 1.0) == Where("sampling", 0, 2, 0.0)
+    assert told.step(1, 2, 1.5) == Where("sampling", 1, 2, 0.5)
+    assert told.step(2, 2, 1.75) == Where("sampling", 2, 2, 0.25)
+
+
+def test_tiles_are_no_steps() -> None:
+    told = story()
+    told.line(1, START_LINE)
+    told.step(0, 1, 0.0)
+    told.step(1, 1, 0.1)
+    assert told.line(1, "x.cpp:1 - decoding 1 latents") == Where("decoding")
+    assert told.line(0, TILE_LINE) is None
+    assert [told.step(n, 3, 0.2) for n in range(4)] == [None] * 4
+
+
+def test_the_second_pass_of_highres_fix_is_counted_and_what_lies_between_is_not() -> None:
+    told = story()
+    told.line(1, START_LINE)
+    told.step(0, 1, 0.0)
+    told.step(1, 1, 0.0)
+    assert told.line(1, "x.cpp:1 - hires fix: upscaling to 64x64") == Where("upscaling")
+    told.line(1, "x.cpp:1 - hires fix: loading model upscaler from '/m/x2.gguf'")
+    assert told.step(0, 40, 0.0) is None
+    assert told.step(40, 40, 0.0) is None
+    told.line(1, "x.cpp:1 - hires fix: 5 steps, denoising_strength=0.70, sigma_sched_size=4")
+    told.line(0, TILE_LINE)
+    assert told.step(0, 3, 0.0) is None
+    assert told.step(2, 3, 0.0) is None  # the engine may leave out the last tile
+    assert told.step(0, 4, 0.0) == Where("sampling", 0, 4)
+    assert told.phase == "sampling"
+
+
+def test_a_long_block_of_something_else_is_a_sign_of_life_each_second() -> None:
+    told = story()
+    signs = [told.step(n, 100, n / 10) for n in range(31)]
+    assert [n for n, sign in enumerate(signs) if sign] == [10, 20, 30]
+    assert signs[10] == Where("encoding")
+
+
+@pytest.mark.parametrize(
+    ("level", "line", "names"),
+    [
+        (2, "loading vae from '/m/vae/my vae.gguf' failed", ["my vae.gguf"]),
+        (2, "loading diffusion model from '/m/d.gguf' failed", ["d.gguf"]),
+        (2, "loading llm vision from 'l.gguf' failed", ["l.gguf"]),
+        (3, "init model loader from file failed: '/m/x.gguf'", ["x.gguf"]),
+        (2, "load lora tensors from /m/lora/a b.gguf failed", ["a b.gguf"]),
+        (1, "loading vae from '/m/vae.gguf'", []),
+    ],
+)
+def test_a_file_that_could_not_be_read_is_named(level: int, line: str, names: list[str]) -> None:
+    told = story()
+    told.line(level, f"stable-diffusion.cpp:282  - {line}\n")
+    told.line(level, f"stable-diffusion.cpp:282  - {line}\n")
+    assert list(told.unread) == names
+
+
+def test_wishes_without_effect_become_notes() -> None:
+    told = story()
+    for line in (
+        "SLG is incompatible with this model type",
+        "timestep shifting is only supported for SDXL models!",
+        "UCache requested but not supported for this model type (only UNET models)",
+        "UCache requested but not supported for this model type (only UNET models)",
+        "Spectrum: something harmless",
+    ):
+        told.line(2, f"x.hpp:1    - {line}")
+    told.line(
+        1, "lora.hpp:830 - (0 / 4) LoRA tensors have been applied, lora_file_path = /l/a.gguf"
+    )
+    told.line(
+        1, "lora.hpp:830 - (0 / 2) LoRA tensors have been applied, lora_file_path = /l/b.gguf"
+    )
+    told.line(
+        1, "lora.hpp:830 - (2 / 2) LoRA tensors have been applied, lora_file_path = /l/b.gguf"
+    )
+    notes = told.notes()
+    assert len(notes) == 4
+    assert sum("--cache-mode" in note for note in notes) == 1
+    assert "LoRA a.gguf fits no layer of this model" in notes
+
+
+def test_the_reason_is_the_last_complaints_without_folders() -> None:
+    told = story()
+    assert told.reason() == "it gave no reason"
+    told.line(2, "model.cpp:229  - unknown format /home/ana/models/x.gguf")
+    assert told.reason() == "unknown format x.gguf"
+    for line in ("one", "two", "two", "get sd version from file failed: '/home/a b/x.gguf'"):
+        told.line(3, f"a.cpp:1 - {line}")
+    assert told.reason() == "one; two; get sd version from file failed: 'x.gguf'"
+
+
+def test_memory_a_lost_device_and_bad_rules_are_heard() -> None:
+    told = story()
+    assert not told.out_of_memory()
+    told.line(2, "a.cpp:1 - loading CPU backend")
+    told.line(2, 'a.cpp:1 - ignoring invalid quant override "model=q99"')
+    assert (told.lost_device, told.bad_rules) == (True, ["model=q99"])
+    told.line(3, "ggml_extend.hpp:69 - ggml_gallocr: failed to allocate CPU buffer of size 9")
+    assert told.out_of_memory()

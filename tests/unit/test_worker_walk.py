@@ -1,0 +1,223 @@
+"""Random walks through the worker's machine: every granted attempt gets exactly one answer.
+
+The world around the machine (manager, connection, engine child, encoder) is played with dice from
+a seed, faults included; at the end everything is let finish. The seed is the test's name.
+"""
+
+import random
+from collections import defaultdict
+
+import pytest
+
+from sdistrib.errors import ErrorInfo
+from sdistrib.params import Params
+from sdistrib.petitions import Petition
+from sdistrib.protocol import engine as child
+from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import encode_petition
+from sdistrib_worker import effects as fx
+from sdistrib_worker import events
+from tests.support.rig import FACTS, Rig, attempt, crash, digest
+
+WALKS = 250
+STEPS = 150
+
+
+class World:
+    """The machine with a manager, a connection, an engine child and an encoder of dice."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.rig = Rig()
+        self.connected = True
+        #: The manager knows this worker; without that it answers nothing but hellos.
+        self.known = False
+        self.child = "none"
+        self.draw: child.Draw | None = None
+        self.encoding: list[wire.Attempt] = []
+        self.granted: list[wire.Attempt] = []
+        self.abandoned: set[wire.Attempt] = set()
+        #: What the manager heard of each attempt.
+        self.answers: dict[wire.Attempt, set[str]] = defaultdict(set)
+        #: Attempts whose answer came to a manager that did not know this worker.
+        self.unheard: set[wire.Attempt] = set()
+        self.inbox: list[wire.Message] = []
+
+    def turn(self, *happened: events.Event, after_s: float = 0.0) -> None:
+        """One turn, and what its effects bring about, until nothing more follows."""
+        waiting = list(happened)
+        while True:
+            made = self.rig.turn(*waiting, after_s=after_s)
+            waiting, after_s = [], 0.0
+            for effect in made:
+                waiting += self.carry_out(effect)
+            if not waiting:
+                return
+
+    def carry_out(self, effect: fx.Effect) -> list[events.Event]:
+        """What the world does with an effect at once."""
+        match effect:
+            case fx.StartEngine():
+                assert self.child == "none"
+                self.child = "starting"
+            case fx.AskEngine(draw):
+                assert (self.child, self.draw) == ("ready", None), "one request at a time"
+                self.draw = draw
+            case fx.KillEngine(reason, code):
+                assert self.child != "none"
+                self.child, self.draw = "none", None
+                return [events.EngineDied(ErrorInfo(code=code, message=reason), ours=True)]
+            case fx.EncodePicture(of, _, _):
+                self.encoding.append(of)
+            case fx.Send(message, body) if not self.connected:
+                assert body is None or len(body) < 10_000
+                return [events.SendFailed(message)]
+            case fx.Send(message, _):
+                self.hear(message)
+        return []
+
+    def hear(self, message: wire.Message) -> None:
+        """The manager takes a message in."""
+        if isinstance(message, wire.WorkerHello):
+            # An answer that met deaf ears: the hello does not name its attempt any more.
+            for given_back in self.unheard - {*message.running, *message.holding}:
+                self.answers[given_back].add("Revoked")
+            self.unheard.clear()
+            self.known = True
+            self.inbox.append(wire.Welcome(protocol=1, software="dice"))
+        elif not self.known:
+            self.inbox.append(wire.Identify())
+            if isinstance(message, wire.Failed | wire.Revoked):
+                self.unheard.add(message.attempt)
+        elif isinstance(message, wire.Result | wire.Failed | wire.Revoked):
+            self.answers[message.attempt].add(type(message).__name__)
+            if isinstance(message, wire.Result):
+                self.inbox.append(self.verdict(message))
+
+    def verdict(self, result: wire.Result) -> wire.Message:
+        if self.dice.random() < 0.8:
+            return wire.ResultRecorded(attempt=result.attempt)
+        return wire.ResultRefused(attempt=result.attempt, reason="dice")
+
+    def step(self) -> None:
+        """Something happens."""
+        happenings = [
+            self.grant, self.revoke, self.abandon, self.deliver, self.deliver, self.progress,
+            self.progress, self.finish, self.finish, self.encode, self.encode, self.crash,
+            self.decline, self.cut, self.forget, self.wait,
+        ]  # fmt: skip
+        self.dice.choice(happenings)()
+
+    def grant(self) -> None:
+        if not (self.connected and self.known):
+            return
+        petition, count = len(self.granted) + 1, self.dice.randint(1, 3)
+        attempts = [attempt(index, petition=petition) for index in range(count)]
+        self.granted += attempts
+        body = _body(self.dice)
+        self.turn(events.MessageArrived(wire.Grant(attempts=tuple(attempts)), body))
+
+    def revoke(self) -> None:
+        if self.granted and self.connected and self.known:
+            some = self.dice.choice(self.granted)
+            self.turn(events.MessageArrived(wire.Revoke(attempt=some)))
+
+    def abandon(self) -> None:
+        if self.granted and self.connected and self.known and self.dice.random() < 0.3:
+            some = self.dice.choice(self.granted)
+            if not self.answers[some]:
+                self.abandoned.add(some)
+            self.turn(events.MessageArrived(wire.Abandon(attempt=some)))
+
+    def deliver(self) -> None:
+        if self.inbox and self.connected:
+            self.turn(events.MessageArrived(self.inbox.pop(0)))
+
+    def progress(self) -> None:
+        if self.child == "starting":
+            self.child = "ready"
+            self.turn(events.EngineSpoke(child.Ready(facts=FACTS)))
+        elif self.draw is not None:
+            ticket = self.draw.ticket
+            phase = self.dice.choice(["loading", "sampling", "decoding"])
+            at = child.At(ticket=ticket, phase=phase, step=1, steps=4, step_s=self.dice.random())
+            frame = self.dice.choice([child.Began(ticket=ticket), at])
+            self.turn(events.EngineSpoke(frame))
+
+    def finish(self) -> None:
+        if self.draw is not None:
+            ticket, self.draw = self.draw.ticket, None
+            drawn = child.Drawn(
+                ticket=ticket, width=8, height=8, channels=3, load_s=0.1, draw_s=1.0
+            )
+            self.turn(events.PictureDrawn(drawn, "pixels"))
+
+    def decline(self) -> None:
+        if self.draw is not None and self.dice.random() < 0.3:
+            ticket, self.draw = self.draw.ticket, None
+            frame = child.Declined(ticket=ticket, code="engine_error", message="dice")
+            self.turn(events.EngineSpoke(frame))
+
+    def encode(self) -> None:
+        if self.encoding:
+            of = self.encoding.pop(0)
+            if self.dice.random() < 0.9:
+                self.turn(events.PictureEncoded(of, b"png", digest(b"png"), 0.1))
+            else:
+                error = ErrorInfo(code="internal", message="dice")
+                self.turn(events.EncodingFailed(of, error))
+
+    def crash(self) -> None:
+        if self.child != "none" and self.dice.random() < 0.4:
+            ready = self.child == "ready"
+            self.child, self.draw = "none", None
+            self.turn(crash(was_ready=ready))
+
+    def cut(self) -> None:
+        """The connection breaks, or is back; what was under way is lost, as with TCP."""
+        self.connected = not self.connected
+        self.inbox.clear()
+        self.known = False
+
+    def forget(self) -> None:
+        """The manager restarts, or gave this worker up."""
+        if self.dice.random() < 0.3:
+            self.known = False
+
+    def wait(self) -> None:
+        self.turn(after_s=self.dice.choice([0.1, 1.0, 4.0]))
+
+    def settle(self) -> None:
+        """No more faults: everything ends."""
+        self.connected = True
+        for _ in range(400):
+            self.progress()
+            self.finish()
+            self.encode()
+            self.deliver()
+            self.turn(after_s=0.7)
+
+
+def _body(dice: random.Random) -> bytes:
+    model = dice.choice(["tiny", "tiny", "other", "nothing"])
+    return encode_petition(
+        Petition(params=Params(prompt="x", model=model, steps=4), seed=1, images=9)
+    )
+
+
+@pytest.mark.parametrize("seed", range(WALKS))
+def test_every_attempt_gets_one_answer(seed: int) -> None:
+    world = World(seed)
+    world.turn()
+    world.progress()
+    for _ in range(STEPS):
+        world.step()
+    world.settle()
+    for one in world.granted:
+        heard = world.answers[one]
+        if one in world.abandoned:
+            assert len(heard) <= 1, (one, heard)
+        else:
+            assert len(heard) == 1, (one, heard)
+    assert world.draw is None
+    assert not world.encoding

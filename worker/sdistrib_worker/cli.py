@@ -1,0 +1,180 @@
+"""The command `sdistrib-worker`."""
+
+import logging
+import os
+import platform
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from sdistrib import limits, log
+from sdistrib.errors import EXIT_USAGE, ConfigError
+from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_context
+from sdistrib.version import VERSION
+from sdistrib_worker.digests import DigestCache, default_cache_file
+from sdistrib_worker.engine.device import device_environment
+from sdistrib_worker.inventory import Librarian, check_root, empty_warning
+from sdistrib_worker.loop import Loop
+from sdistrib_worker.machine import Worker
+from sdistrib_worker.session import Settings
+from sdistrib_worker.supervisor import engine_command
+
+_LOG = logging.getLogger("sdistrib.worker")
+
+#: Makes the engine child's command for a device.
+EngineCommand = Callable[[str], tuple[str, ...]]
+
+
+class Options(NamedTuple):
+    """How a worker is started."""
+
+    #: The manager's address.
+    address: Address
+    models_dir: Path
+    #: Stable name.
+    name: str
+    #: "auto", "cpu", "cuda0", …
+    device: str = "auto"
+    #: CPU threads for the engine; 0 leaves it to the engine.
+    threads: int = 0
+    #: Factor on the engine's time limits.
+    patience: float = 1.0
+
+
+@click.command(
+    context_settings={
+        "auto_envvar_prefix": "SDISTRIB_WORKER",
+        "help_option_names": ["-h", "--help"],
+    }
+)
+@click.argument("host")
+@click.argument("models_dir", type=click.Path(path_type=Path, readable=False))
+@click.option("--name", default=None, help="Name that others see.  [default: this host's name]")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="Device to draw on: auto, cpu, metal, or cuda, hip, vulkan, sycl with a number (cuda0)."
+    " One that is not there is a refusal to start.",
+)
+@click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(0, 1024),
+    help="CPU threads of the engine, where a petition does not say.  [default: the engine's own]",
+)
+@click.option(
+    "--patience",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.001, 1000.0),
+    help="Factor on the time limits for loading and drawing, for slow disks and devices.",
+)
+@click.option(
+    "--insecure-lan",
+    is_flag=True,
+    help="Dial a manager on another machine without keys or encryption: prompts and pictures can"
+    " be read on the way.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more; prompts may be among it.")
+@click.option("--log-json", is_flag=True, help="Log as JSON, one object per line.")
+@click.version_option(VERSION, prog_name="sdistrib-worker")
+@click.pass_obj
+def command(  # noqa: PLR0913 - click hands over one argument for each option
+    engine: EngineCommand | None,
+    *,
+    host: str,
+    models_dir: Path,
+    name: str | None,
+    device: str,
+    threads: int,
+    patience: float,
+    insecure_lan: bool,
+    verbose: bool,
+    log_json: bool,
+) -> None:
+    """Draw images of MODELS_DIR's models for the manager at HOST (host or host:port).
+
+    MODELS_DIR is a tree as A1111 or ComfyUI have it: stable-diffusion, vae, lora, … in any case.
+    SIGTERM or Ctrl-C finishes the current image first; a second one leaves at once.
+    """
+    log.setup(logging.DEBUG if verbose else logging.INFO, json=log_json)
+    try:
+        address = parse_address(host, WORKER_PORT)
+        check_host(address, insecure_lan=insecure_lan)
+        options = Options(
+            address, models_dir.absolute(), check_name(name), device, threads, patience
+        )
+        status = run(options, engine or engine_command)
+    except ConfigError as error:
+        click.echo(f"sdistrib-worker: {error}", err=True)
+        status = EXIT_USAGE
+    sys.exit(status)
+
+
+def check_host(address: Address, *, insecure_lan: bool) -> None:
+    """Refuse to dial another machine in plain unless a person has typed the word.
+
+    Raises:
+        ConfigError: the address is not this machine's and `insecure_lan` is False.
+    """
+    if not address.is_loopback and not insecure_lan:
+        raise ConfigError(
+            f"{address} is another machine, and everything would travel there unencrypted."
+            " Add --insecure-lan if that is what you want."
+        )
+
+
+def check_name(name: str | None) -> str:
+    """The worker's stable name, by default that of this host.
+
+    Raises:
+        ConfigError: it is empty, too long, or not printable.
+    """
+    wanted = platform.node() or "worker" if name is None else name
+    if not wanted.strip() or len(wanted) > limits.NAME_CHARS_MAX or not wanted.isprintable():
+        raise ConfigError(
+            f"--name {wanted[:40]!r}: a name has 1 to {limits.NAME_CHARS_MAX} printable characters."
+        )
+    return wanted
+
+
+def run(options: Options, engine: EngineCommand = engine_command) -> int:
+    """Be a worker until SIGTERM or SIGINT; gives the exit status.
+
+    Must be called from the main thread.
+
+    Raises:
+        ConfigError: the models folder or the device is not to be had.
+    """
+    check_root(options.models_dir)
+    environment = device_environment(options.device, os.environ)
+    settings = Settings(
+        name=options.name,
+        instance=secrets.token_hex(8),
+        address=str(options.address),
+        version=VERSION,
+        threads=options.threads,
+        patience=options.patience,
+    )
+    with zmq_context() as context:
+        # The loop exists before the librarian's thread, and its `publish` with it.
+        cache = DigestCache(default_cache_file())
+        librarian = Librarian(options.models_dir, cache)
+        if not librarian.first_files:
+            _LOG.warning(empty_warning(options.models_dir))
+        worker = Worker(settings, librarian.first_files)
+        dealer = Dealer(context, options.address)
+        loop = Loop(worker, dealer, engine(options.device), environment)
+        loop.stop_on(signal.SIGTERM, signal.SIGINT)
+        librarian.begin(loop.publish)
+        try:
+            return loop.run()
+        finally:
+            librarian.stop()

@@ -1,0 +1,247 @@
+"""The engine child as the machine sees it: what it draws, how long that may take, when it is back.
+
+Pure. One request at a time goes to the child; the rest waits with the machine, where it can still
+be revoked.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from sdistrib import limits
+from sdistrib.errors import ErrorCode
+from sdistrib.params import Params
+from sdistrib.protocol.engine import At, Draw
+from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Phase, Step
+from sdistrib_worker.effects import AskEngine, KillEngine, StartEngine
+from sdistrib_worker.pace import Pace, SizeKey
+from sdistrib_worker.session import Turn
+from sdistrib_worker.shelf import Plan
+
+#: Progress goes to the manager at most this often, changes of phase apart.
+STEP_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One granted attempt."""
+
+    attempt: Attempt
+    params: Params
+    #: The image's own seed.
+    seed: int
+
+
+@dataclass(slots=True)
+class Running:
+    """The request that the engine has."""
+
+    job: Job
+    plan: Plan
+    ticket: int
+    #: When the child last said something about it; at first, when it was asked.
+    heard_at: float
+    began: bool = False
+    phase: Phase | None = None
+    step: int = 0
+    steps: int = 0
+    step_s: float = 0.0
+    #: Nobody wants it any more; it ends unseen.
+    abandoned: bool = False
+    #: Progress that waits for its turn.
+    pending: Step | None = None
+    step_sent_at: float = -math.inf
+
+    @property
+    def size_key(self) -> SizeKey:
+        """What its speed depends on."""
+        return (self.plan.key, self.job.params.width, self.job.params.height)
+
+
+class Drawing:
+    """The engine child: down, starting, or ready and perhaps at work."""
+
+    def __init__(self, turn: Turn, patience: float) -> None:
+        self._turn = turn
+        self.pace = Pace(patience)
+        self.state: Literal["down", "starting", "ready"] = "down"
+        #: What the engine is; None before the first child was ready.
+        self.facts: EngineFacts | None = None
+        self.running: Running | None = None
+        #: Local key, public digest and model name of what is loaded.
+        self.loaded_key = ""
+        self.loaded_context = ""
+        self.loaded_model = ""
+        #: Deaths in a row without a picture between them.
+        self.deaths = 0
+        self._killing = False
+        self._ticket = 0
+        self._started_at = 0.0
+        self._restart_at = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """The child waits for a request."""
+        return self.state == "ready" and self.running is None and not self._killing
+
+    def start_if_due(self) -> None:
+        """Start a child if there is none and its time has come."""
+        if self.state == "down" and self._turn.now >= self._restart_at:
+            self.state, self._started_at, self._killing = "starting", self._turn.now, False
+            self._turn.effects.append(StartEngine())
+
+    def became_ready(self, facts: EngineFacts) -> bool:
+        """The child takes requests; True when it is not what it was before."""
+        self.state = "ready"
+        self.pace.start_s = self._turn.now - self._started_at
+        changed = self.facts != facts
+        self.facts = facts
+        return changed
+
+    def ask(self, job: Job, plan: Plan, threads: int) -> None:
+        """Hand a request to the idle child."""
+        self._ticket += 1
+        self.running = Running(job, plan, self._ticket, self._turn.now)
+        if plan.key == self.loaded_key:
+            # The same files; their digests may have become known since the load.
+            self.loaded_context, self.loaded_model = plan.context, plan.model
+        draw = Draw(
+            ticket=self._ticket,
+            context=plan.key,
+            params=job.params,
+            seed=job.seed,
+            files=plan.files,
+            loras=plan.loras,
+            threads=threads,
+        )
+        self._turn.effects.append(AskEngine(draw))
+
+    def about(self, ticket: int) -> Running | None:
+        """The running request, if that is what `ticket` means; its child was heard."""
+        running = self.running
+        if running is None or running.ticket != ticket:
+            return None
+        running.heard_at = self._turn.now
+        return running
+
+    def moved(self, running: Running, at: At) -> bool:
+        """The request went on; True when its phase changed."""
+        changed = running.phase != at.phase
+        if changed and at.phase == "loading":
+            self.unloaded()
+        elif at.phase != "loading":
+            self._has_loaded(running.plan)
+        running.phase = at.phase
+        running.step, running.steps = max(0, at.step), max(0, at.steps)
+        if at.phase == "sampling" and 0.0 < at.step_s < math.inf:
+            running.step_s = at.step_s
+            self.pace.stepped(running.size_key, at.step_s)
+        return changed
+
+    def drawn(self, running: Running, load_s: float) -> None:
+        """The request ended with a picture."""
+        self._has_loaded(running.plan)
+        self.pace.loaded(running.plan.key, load_s)
+        self.running, self.deaths = None, 0
+
+    def declined(self, loading: bool) -> None:
+        """The request ended without a picture; with `loading`, nothing is loaded now."""
+        self.running = None
+        if loading:
+            self.unloaded()
+
+    def unloaded(self) -> None:
+        """Nothing is loaded now."""
+        self.loaded_key = self.loaded_context = self.loaded_model = ""
+
+    def died(self, counts: bool) -> None:
+        """The child is gone, and what it was at with it; the next starts after a back-off."""
+        delay_s = 0.0
+        if counts:
+            last = len(limits.RESTART_BACKOFF_S) - 1
+            delay_s = limits.RESTART_BACKOFF_S[min(self.deaths, last)]
+            self.deaths += 1
+        self.state, self._restart_at = "down", self._turn.now + delay_s
+        self.running = None
+        self.unloaded()
+
+    def kill(self, reason: str, code: ErrorCode) -> None:
+        """End the child, once."""
+        if not self._killing:
+            self._killing = True
+            self._turn.effects.append(KillEngine(reason, code))
+
+    def abandon(self, running: Running) -> None:
+        """Nobody wants the running picture."""
+        running.abandoned, running.pending = True, None
+        self.weigh_abandoned(running)
+
+    def weigh_abandoned(self, running: Running) -> None:
+        """End the child if that is sooner than letting it finish what nobody wants."""
+        step_s = running.step_s or self.pace.step_s(running.size_key)
+        steps = running.steps or running.job.params.steps
+        past_steps = running.phase in ("decoding", "upscaling", "finishing")
+        remaining_s = 0.0 if past_steps else max(0, steps - running.step) * step_s
+        if remaining_s > self.pace.reload_s(running.plan.key):
+            self.kill("Its picture is not wanted any more.", "cancelled")
+
+    def watch(self) -> None:
+        """End a child that has been silent for too long."""
+        due_at, reason = self._patience_ends()
+        if not self._killing and self._turn.now >= due_at:
+            self._turn.log("error", f"{reason} Ending the engine.")
+            self.kill(reason, "engine_hung")
+
+    def forgive(self, delay_s: float) -> None:
+        """Move the limits by a delay that was this machine's own fault."""
+        self._started_at += delay_s
+        if self.running is not None:
+            self.running.heard_at += delay_s
+
+    def deadlines(self) -> list[float]:
+        """When `watch`, `start_if_due` or waiting progress has something to do."""
+        times = [] if self._killing else [self._patience_ends()[0]]
+        if self.state == "down":
+            times.append(self._restart_at)
+        if self.running is not None and self.running.pending is not None:
+            times.append(self.running.step_sent_at + STEP_S)
+        return times
+
+    def summary(self) -> EngineState:
+        """What the manager hears of the engine."""
+        loaded = {"loaded": self.loaded_model, "context": self.loaded_context}
+        if self.state != "ready":
+            return EngineState(state="starting")
+        if self.running is None:
+            return EngineState(state="idle", **loaded)
+        reload = self.running.plan.key != self.loaded_key
+        return EngineState(state="loading" if reload else "drawing", **loaded)
+
+    def _has_loaded(self, plan: Plan) -> None:
+        self.loaded_key, self.loaded_context = plan.key, plan.context
+        self.loaded_model = plan.model
+
+    def _patience_ends(self) -> tuple[float, str]:
+        """When silence becomes a hang, and how that is told."""
+        if self.state == "starting":
+            limit_s = self.pace.start_limit_s()
+            return self._started_at + limit_s, f"The engine was not ready within {limit_s:g} s."
+        running = self.running
+        if running is None:
+            return math.inf, ""
+        if not running.began:
+            limit_s = self.pace.answer_limit_s()
+            reason = f"The engine did not begin within {limit_s:g} s of being asked."
+        elif running.phase in (None, "loading"):
+            limit_s = self.pace.load_limit_s(running.plan.load_bytes)
+            reason = f"The engine was silent for {limit_s:g} s while loading {running.plan.model}."
+        elif running.phase == "sampling":
+            limit_s = self.pace.step_limit_s(running.size_key)
+            reason = (
+                f"The engine was silent for {limit_s:g} s while sampling,"
+                f" after step {running.step} of {running.steps}."
+            )
+        else:
+            limit_s = self.pace.phase_limit_s()
+            reason = f"The engine was silent for {limit_s:g} s while {running.phase}."
+        return running.heard_at + limit_s, reason

@@ -1,0 +1,79 @@
+"""What a worker wants done. The loop carries effects out in the order in which they stand."""
+
+from typing import Any, Literal, NamedTuple
+
+from sdistrib.errors import ErrorCode
+from sdistrib.infotext import PictureFacts
+from sdistrib.protocol.codec import Buffer
+from sdistrib.protocol.engine import Draw
+from sdistrib.protocol.messages import Attempt, Message
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class Send(NamedTuple):
+    """Send a message to the manager; answered by `SendFailed` when that cannot be done now."""
+
+    #: What to say.
+    message: Message
+    #: The body frame, None where the message has none.
+    body: Buffer | None = None
+
+
+class StartEngine(NamedTuple):
+    """Start a fresh engine child."""
+
+
+class AskEngine(NamedTuple):
+    """Hand a request to the engine child; answered by `FileVanished` when a file is not there."""
+
+    #: The request.
+    draw: Draw
+
+
+class KillEngine(NamedTuple):
+    """End the engine child; answered by `EngineDied` with `ours`."""
+
+    #: One sentence for the error.
+    reason: str
+    #: `engine_hung` or `cancelled`.
+    code: ErrorCode
+
+
+class EncodePicture(NamedTuple):
+    """Make a picture file, beside the loop; answered by `PictureEncoded` or `EncodingFailed`."""
+
+    #: Whose picture it is.
+    attempt: Attempt
+    #: The pixels, as `PictureDrawn` brought them.
+    picture: Any
+    #: What is written into the file about its making; None writes nothing.
+    facts: PictureFacts | None
+
+
+class DropPicture(NamedTuple):
+    """Nobody wants these pixels."""
+
+    #: The pixels, as `PictureDrawn` brought them.
+    picture: Any
+
+
+class Log(NamedTuple):
+    """Tell the operator. Never holds a prompt."""
+
+    #: How much it matters.
+    level: Level
+    #: One line.
+    text: str
+
+
+class Stop(NamedTuple):
+    """End the process when this turn's effects are carried out."""
+
+    #: Its exit status.
+    exit_status: int
+    #: Why, when that is a fault.
+    reason: str = ""
+
+
+Effect = Send | StartEngine | AskEngine | KillEngine | EncodePicture | DropPicture | Log | Stop

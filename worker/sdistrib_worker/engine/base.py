@@ -1,0 +1,69 @@
+"""What an engine is to the child that holds it."""
+
+from typing import NamedTuple, Protocol
+
+from sdistrib.errors import ErrorCode, SdistribError
+from sdistrib.protocol.engine import Draw
+from sdistrib.protocol.messages import EngineFacts, Phase
+
+
+class Painting(NamedTuple):
+    """A finished picture inside the child."""
+
+    #: `height * width * channels` bytes, row by row from the top, no padding.
+    pixels: bytes
+    width: int
+    height: int
+    channels: int
+    #: Seconds spent loading; 0.0 when the context was there.
+    load_s: float
+    #: Seconds from the prompt to the last pixel, upscaling included.
+    draw_s: float
+    #: Sampler and scheduler that were really used.
+    sampling_method: str
+    scheduler: str
+    #: What the user should know about this picture.
+    notes: tuple[str, ...]
+
+
+class Reporter(Protocol):
+    """Where an engine says what it is doing; safe to call from any of its threads."""
+
+    def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
+        """The request under way has come this far."""
+
+    def log(self, level: int, text: str) -> None:
+        """One line of the engine's log: level 0 debug, 1 info, 2 warning, 3 error."""
+
+
+class Engine(Protocol):
+    """Draws one image at a time and keeps its context between images."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What this engine is and which device it has."""
+
+    def draw(self, request: Draw) -> Painting:
+        """Draw one image, after loading its context if another one is loaded.
+
+        Raises:
+            RefusalError: no picture came of it; the engine can be used on.
+        """
+
+    def unload(self) -> None:
+        """Free the loaded context and its memory; nothing when there is none."""
+
+
+class RefusalError(SdistribError):
+    """The engine says no to a request, in good order."""
+
+    def __init__(self, code: ErrorCode, message: str, *, loading: bool = False) -> None:
+        super().__init__(message)
+        #: Stable code.
+        self.code: ErrorCode = code
+        #: It failed while loading the context.
+        self.loading = loading
+
+
+class DeviceError(SdistribError):
+    """The device that was asked for is not there; the message says what there is instead."""

@@ -1,0 +1,154 @@
+"""The loop of the engine child: requests in, frames and pixels out. Knows no particular engine."""
+
+import os
+import queue
+import socket
+import sys
+import tempfile
+import threading
+
+from sdistrib import limits
+from sdistrib.errors import ProtocolError
+from sdistrib.protocol.engine import (
+    TO_CHILD,
+    At,
+    Began,
+    Declined,
+    Draw,
+    Drawn,
+    EngineFrame,
+    FrameReader,
+    LogLine,
+    Ready,
+    Unload,
+    encode_frame,
+)
+from sdistrib.protocol.messages import Phase
+from sdistrib_worker.engine.base import Engine, Painting, RefusalError
+
+#: Exit statuses of the child.
+EXIT_WORKER_GONE = 0
+EXIT_REFUSED = 2
+EXIT_GARBLED = 3
+_READ_BYTES = 64 * limits.KIB
+
+
+class Link:
+    """The child's end of the socket; the engine's `Reporter`. Safe from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lock = threading.Lock()
+        #: Number of the request under way.
+        self.ticket = 0
+
+    def send(self, frame: EngineFrame, descriptor: int | None = None) -> None:
+        """Send a whole frame, and a descriptor with its first byte. Ends the process on EPIPE."""
+        data = encode_frame(frame)
+        try:
+            with self._lock:
+                if descriptor is not None:
+                    data = data[socket.send_fds(self._socket, [data], [descriptor]) :]
+                self._socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            os._exit(EXIT_WORKER_GONE)
+
+    def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
+        """The request under way has come this far."""
+        self.send(At(ticket=self.ticket, phase=phase, step=step, steps=steps, step_s=step_s))
+
+    def log(self, level: int, text: str) -> None:
+        """One line of the engine's log."""
+        self.send(LogLine(level=level, text=text[: limits.TEXT_CHARS_MAX]))
+
+
+class Inbox:
+    """Requests in the order of their coming, read beside the engine.
+
+    The reading thread ends the process as soon as the worker's end of the socket is closed, even
+    in the middle of an image: this child never outlives its worker.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._frames: queue.SimpleQueue[EngineFrame] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next(self) -> EngineFrame:
+        """Wait for the next request."""
+        return self._frames.get()
+
+    def _read(self) -> None:
+        # Without this thread the process could outlive its worker: whatever ends it, ends both.
+        reader = FrameReader(TO_CHILD)
+        try:
+            while data := self._socket.recv(_READ_BYTES):
+                for frame in reader.feed(data):
+                    self._frames.put(frame)
+        except ProtocolError as error:
+            print(error, file=sys.stderr, flush=True)  # noqa: T201 - the supervisor's log pipe
+            os._exit(EXIT_GARBLED)
+        finally:
+            os._exit(EXIT_WORKER_GONE)
+
+
+def serve(link: Link, inbox: Inbox, engine: Engine) -> None:
+    """Serve requests until the process ends."""
+    link.send(Ready(facts=engine.facts))
+    while True:
+        match inbox.next():
+            case Draw() as request:
+                _draw(link, engine, request)
+            case Unload():
+                engine.unload()
+            case other:
+                raise AssertionError(f"the inbox let {other!r} through")
+
+
+def _draw(link: Link, engine: Engine, request: Draw) -> None:
+    link.ticket = request.ticket
+    link.send(Began(ticket=request.ticket))
+    try:
+        painting = engine.draw(request)
+    except RefusalError as refusal:
+        link.send(
+            Declined(
+                ticket=request.ticket,
+                code=refusal.code,
+                message=str(refusal),
+                loading=refusal.loading,
+            )
+        )
+        return
+    descriptor = _shared(painting.pixels)
+    try:
+        link.send(_drawn(request.ticket, painting), descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _drawn(ticket: int, painting: Painting) -> Drawn:
+    return Drawn(
+        ticket=ticket,
+        width=painting.width,
+        height=painting.height,
+        channels=painting.channels,
+        load_s=painting.load_s,
+        draw_s=painting.draw_s,
+        sampling_method=painting.sampling_method,
+        scheduler=painting.scheduler,
+        notes=painting.notes,
+    )
+
+
+def _shared(pixels: bytes) -> int:
+    """A descriptor of an anonymous file with these bytes."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("picture")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    left = memoryview(pixels)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    return descriptor

@@ -1,0 +1,57 @@
+"""A finished picture on the supervisor's side: a `Drawn` frame and its shared memory."""
+
+import os
+
+from sdistrib import limits
+from sdistrib.errors import EngineError, ErrorInfo, ProtocolError
+from sdistrib.protocol.engine import Drawn
+
+
+class Picture:
+    """A `Drawn` frame and its pixels; hold it as long as you like, the child may be gone.
+
+    Args:
+        drawn: the frame.
+        descriptor: the file that came with it; this object closes it, whatever happens.
+
+    Raises:
+        ProtocolError: the file has not the size that the frame tells.
+    """
+
+    def __init__(self, drawn: Drawn, descriptor: int) -> None:
+        #: The frame, with size, times and notes.
+        self.drawn = drawn
+        self._size = drawn.width * drawn.height * drawn.channels
+        found = os.fstat(descriptor).st_size
+        sound = min(drawn.width, drawn.height, drawn.channels) > 0 and found == self._size
+        if not sound or found > limits.PICTURE_BYTES_MAX:
+            os.close(descriptor)
+            raise ProtocolError(
+                f"the engine's stream is garbled: a picture of {drawn.width}x{drawn.height}x"
+                f"{drawn.channels} with {found} bytes"
+            )
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
+
+    def pixels(self) -> bytes:
+        """All `height * width * channels` bytes, row by row from the top; once, then it is closed.
+
+        They are copied out and not mapped: a file that shrinks under a mapping kills by SIGBUS.
+
+        Raises:
+            EngineError: the file shrank since it was sent.
+        """
+        parts = []
+        missing = self._size
+        with self._file as file:
+            file.seek(0)
+            while missing and (part := file.read(missing)):
+                parts.append(part)
+                missing -= len(part)
+        if missing:
+            message = f"{missing} bytes of the picture's shared memory are gone."
+            raise EngineError(ErrorInfo(code="engine_crashed", message=message))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Give the memory back unread."""
+        self._file.close()

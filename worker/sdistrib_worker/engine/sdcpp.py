@@ -1,0 +1,302 @@
+"""stable-diffusion.cpp, driven through the binding's low-level C API only.
+
+The binding's high-level class leaks each result, leaves dead callbacks registered, crashes on
+failed loads and drops settings. Here one callback of each kind is registered once and for good,
+every pointer is checked, and whatever the engine allocates for us is freed.
+
+One object per process: the engine's callbacks are global.
+"""
+
+import ctypes
+import hashlib
+import time
+from typing import Any, NamedTuple
+
+from sdistrib import limits
+from sdistrib.errors import PetitionError
+from sdistrib.protocol.engine import Draw
+from sdistrib.protocol.messages import EngineFacts
+from sdistrib_worker.engine import capi, device
+from sdistrib_worker.engine.base import Painting, RefusalError, Reporter
+from sdistrib_worker.engine.capi import api
+from sdistrib_worker.engine.story import Story, Where
+from sdistrib_worker.engine.structs import Filled, asked_size, needs_encoder
+
+
+class _Upscaling(NamedTuple):
+    """An upscaler that is loaded, and what it was loaded from."""
+
+    handle: Any
+    key: tuple[object, ...]
+    #: How much it enlarges each side; its own property, not ours to choose.
+    factor: int
+
+
+class SdCpp:
+    """The engine: one context, kept while requests ask for the same one.
+
+    Args:
+        asked: the device that must be got: "auto", "cpu", "cuda", "vulkan0", …
+        reporter: hears the log, and where the request is.
+
+    Raises:
+        DeviceError: the engine would run elsewhere.
+    """
+
+    def __init__(self, asked: str, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._story = Story("loading", time.monotonic())
+        self._context: Any = None
+        self._key: tuple[object, ...] = ()
+        self._has_encoder = False
+        self._upscaler: _Upscaling | None = None
+        _ears.engine = self
+        api.sd_set_log_callback(_on_log, None)
+        api.sd_set_progress_callback(_on_progress, None)
+        chosen = device.choose(asked, capi.devices(), capi.VERSION)
+        self._facts = _facts(chosen)
+        if asked == "auto" and (warning := device.unused_gpu(chosen)):
+            reporter.log(2, warning)
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What this engine is and which device it has."""
+        return self._facts
+
+    def draw(self, request: Draw) -> Painting:
+        """Draw one image, after loading its context if another one is loaded.
+
+        Raises:
+            RefusalError: `engine_error`, `out_of_memory`, `unsupported`, `invalid_params` or
+                `too_large`; the engine can be used on.
+        """
+        began = time.monotonic()
+        self._story = Story("loading", began)
+        try:
+            filled = Filled(request)
+        except PetitionError as error:
+            raise RefusalError(error.code, str(error)) from None
+        except ValueError as error:
+            raise RefusalError("unsupported", f"{error}.") from None
+        try:
+            loaded = self._load(request, filled)
+            upscaler = self._load_upscaler(request, filled)
+            drawing = time.monotonic()
+            image, size = self._generate(filled)
+            try:
+                self._upscale(image, upscaler, request.params.upscale_repeats)
+                pixels = ctypes.string_at(image.data, image.width * image.height * image.channel)
+            finally:
+                capi.free_image(image)
+        except MemoryError:
+            self.unload()
+            raise RefusalError("out_of_memory", "No memory is left for the picture.") from None
+        sample = filled.img.sample_params
+        return Painting(
+            pixels=pixels,
+            width=image.width,
+            height=image.height,
+            channels=image.channel,
+            load_s=drawing - began if loaded else 0.0,
+            draw_s=time.monotonic() - drawing,
+            sampling_method=capi.enum_name("sample_method", sample.sample_method),
+            scheduler=capi.enum_name("scheduler", sample.scheduler),
+            notes=(*_size_note(asked_size(request.params), size), *self._story.notes()),
+        )
+
+    def unload(self) -> None:
+        """Free the context and the upscaler; nothing where there is none."""
+        if self._context is not None:
+            api.free_sd_ctx(self._context)
+            self._context = None
+        if self._upscaler is not None:
+            api.free_upscaler_ctx(self._upscaler.handle)
+            self._upscaler = None
+
+    def hear_line(self, level: int, text: str) -> None:
+        """One line of the engine's log, from whichever of its threads."""
+        for line in filter(str.strip, text.splitlines()):
+            self._reporter.log(level, line)
+        if where := self._story.line(level, text):
+            self._reporter.at(*where)
+
+    def hear_progress(self, step: int, steps: int) -> None:
+        """One report on the engine's progress channel."""
+        if where := self._story.step(step, steps, time.monotonic()):
+            self._reporter.at(*where)
+
+    # --- loading ----------------------------------------------------------------------------
+
+    def _load(self, request: Draw, filled: Filled) -> bool:
+        """Have the right context; True when it had to be loaded."""
+        encoder = needs_encoder(request.params)
+        # Merged LoRAs leave rounding errors in the weights when they are taken out again, so such
+        # a context serves its own set of LoRAs only.
+        merged = request.loras if request.params.lora_apply_mode != "at_runtime" else ()
+        key = (request.context, filled.ctx.n_threads, merged)
+        if self._context is not None and key == self._key and (self._has_encoder or not encoder):
+            return False
+        self.unload()
+        self._tell(self._story.enter("loading"))
+        self._dump("sd_ctx_params_t", capi.ctx_params_text(filled.ctx))
+        context = api.new_sd_ctx(filled.ctx)
+        if not context:
+            raise self._refusal("The engine could not load the model", loading=True)
+        try:
+            self._check_loaded(context)
+        except RefusalError:
+            api.free_sd_ctx(context)
+            raise
+        self._context, self._key, self._has_encoder = context, key, encoder
+        return True
+
+    def _check_loaded(self, context: Any) -> None:
+        """The engine warns and goes on where a part is missing; a picture without it is wrong."""
+        story = self._story
+        if story.unread:
+            files = ", ".join(story.unread)
+            message = f"The engine could not read {files}: {story.reason()}."
+            raise RefusalError("engine_error", message, loading=True)
+        if story.bad_rules:
+            message = f"--tensor-type-rules has {story.bad_rules[0]!r}, which is no rule."
+            raise RefusalError("invalid_params", message, loading=True)
+        if not api.sd_ctx_supports_image_generation(context):
+            message = "This model makes videos; sdistrib draws images."
+            raise RefusalError("unsupported", message, loading=True)
+        self._check_device()
+
+    def _check_device(self) -> None:
+        if self._story.lost_device and self._facts.backend != "cpu":
+            message = f"{self._facts.device} cannot be used any more: {self._story.reason()}."
+            raise RefusalError("engine_error", message, loading=True)
+
+    def _load_upscaler(self, request: Draw, filled: Filled) -> _Upscaling | None:
+        """Have the right upscaler, or None where none is wanted. Source: `main` of sd-cli."""
+        params = request.params
+        if not params.upscale_model:
+            return None
+        ctx = filled.ctx
+        path = request.files["upscale_model"]
+        key = (
+            path, ctx.offload_params_to_cpu, ctx.diffusion_conv_direct, ctx.n_threads,
+            params.upscale_tile_size,
+        )  # fmt: skip
+        if self._upscaler is None or self._upscaler.key != key:
+            if self._upscaler is not None:
+                api.free_upscaler_ctx(self._upscaler.handle)
+                self._upscaler = None
+            handle = api.new_upscaler_ctx(path.encode(), *key[1:])
+            if not handle:
+                raise self._refusal("The engine could not load the upscaler", loading=True)
+            self._upscaler = _Upscaling(handle, key, int(api.get_upscale_factor(handle)))
+            self._check_device()
+        width, height = asked_size(params)
+        times = self._upscaler.factor**params.upscale_repeats
+        if width * height * 3 * times**2 > limits.PICTURE_BYTES_MAX:
+            message = (
+                f"Enlarging {width}x{height} by {times} makes {width * times}x{height * times}"
+                f" pixels, more than sdistrib sends."
+            )
+            raise RefusalError("too_large", message)
+        return self._upscaler
+
+    # --- drawing ----------------------------------------------------------------------------
+
+    def _generate(self, filled: Filled) -> tuple[Any, tuple[int, int]]:
+        """The picture as an `sd_image_t` that the caller frees, and its size."""
+        self._resolve_sampler(filled.img.sample_params)
+        self._dump("sd_img_gen_params_t", capi.img_gen_params_text(filled.img))
+        self._tell(self._story.enter("encoding"))
+        images = api.generate_image(self._context, filled.img)
+        if not images:
+            raise self._refusal("The engine drew no picture")
+        image = api.sd_image_t.from_buffer_copy(images[0])
+        capi.free_images(images)
+        if not image.data:
+            raise self._refusal("The engine drew an empty picture")
+        if self._story.unread:
+            capi.free_image(image)
+            raise self._refusal(f"The engine could not read {', '.join(self._story.unread)}")
+        return image, (image.width, image.height)
+
+    def _resolve_sampler(self, sample: Any) -> None:
+        """Choose what was left open, as sd-cli does before it draws.
+
+        The engine would choose the same for the first pass, but takes the scheduler of the second
+        pass of highres fix as it stands here.
+        """
+        if sample.sample_method == capi.COUNTS["sample_method"]:
+            sample.sample_method = api.sd_get_default_sample_method(self._context)
+        if sample.scheduler == capi.COUNTS["scheduler"]:
+            sample.scheduler = api.sd_get_default_scheduler(self._context, sample.sample_method)
+
+    def _upscale(self, image: Any, upscaler: _Upscaling | None, repeats: int) -> None:
+        """Enlarge `image` in place, freeing what it was."""
+        if upscaler is None:
+            return
+        self._tell(self._story.enter("upscaling"))
+        for _ in range(repeats):
+            larger = api.upscale(upscaler.handle, image, upscaler.factor)
+            if not larger.data:
+                raise self._refusal("The engine could not enlarge the picture")
+            capi.free_image(image)
+            image.width, image.height = larger.width, larger.height
+            image.channel, image.data = larger.channel, larger.data
+
+    def _refusal(self, what: str, *, loading: bool = False) -> RefusalError:
+        message = f"{what}: {self._story.reason()}."[: limits.TEXT_CHARS_MAX]
+        if self._story.out_of_memory():
+            self.unload()  # what is loaded may be why
+            return RefusalError("out_of_memory", message, loading=loading)
+        return RefusalError("engine_error", message, loading=loading)
+
+    def _tell(self, where: Where) -> None:
+        self._reporter.at(*where)
+
+    def _dump(self, name: str, text: str) -> None:
+        """The parameters as the engine itself sees them; only the debug level ever shows them."""
+        for line in text.splitlines():
+            self._reporter.log(0, f"{name} {line}")
+
+
+class _Ears:
+    """Where the permanent callbacks find the engine object."""
+
+    engine: SdCpp | None = None
+
+
+_ears = _Ears()
+
+
+# These two live as long as the process: the engine calls them whenever it likes.
+@api.sd_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _: object) -> None:
+    if _ears.engine is not None:
+        _ears.engine.hear_line(level, text.decode("utf-8", "replace"))
+
+
+@api.sd_progress_callback  # type: ignore[untyped-decorator]
+def _on_progress(step: int, steps: int, _time: float, _: object) -> None:
+    if _ears.engine is not None:
+        _ears.engine.hear_progress(step, steps)
+
+
+def _facts(chosen: device.Device) -> EngineFacts:
+    info = capi.system_info()
+    parts = (
+        capi.VERSION, capi.library_digest(), chosen.backend, chosen.description, info,
+    )  # fmt: skip
+    return EngineFacts(
+        version=capi.VERSION,
+        backend=chosen.backend,
+        device=f"{chosen.name}: {chosen.description}"[: limits.NAME_CHARS_MAX],
+        fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        system_info=info[: limits.TEXT_CHARS_MAX],
+    )
+
+
+def _size_note(asked: tuple[int, int], got: tuple[int, int]) -> tuple[str, ...]:
+    if asked == got:
+        return ()
+    (width, height), (wide, high) = asked, got
+    return (f"asked for {width}x{height}; this model's sizes made it {wide}x{high}",)

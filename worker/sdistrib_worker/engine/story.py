@@ -1,0 +1,157 @@
+"""What the engine is doing, told from its own log and its progress reports. Pure.
+
+Theory of operation. The engine has one progress channel, and everybody reports on it: the loader
+counts tensors, LoRAs count tensors, the sampler counts steps, the VAE and the upscalers count
+tiles. The numbers alone do not tell which is meant; the log lines before them do. A block of
+reports begins with step 0. It is about tiles when "processing N tiles" was said just before, and
+about sampling when it follows "generating image" or, in highres fix, the line with its steps.
+Source of all lines: `generate_image` and `process_tiles_2d` of engine 0.4.7.
+"""
+
+import re
+from collections import deque
+from pathlib import PurePath
+from typing import NamedTuple
+
+from sdistrib import limits
+from sdistrib.protocol.messages import Phase
+from sdistrib_worker.engine.death import says_out_of_memory
+
+#: "stable-diffusion.cpp:212  - ", which each line begins with.
+_PLACE = re.compile(r"^[\w.+-]+:\d+\s*- ")
+_TILES = re.compile(r"processing \d+ tiles")
+#: The engine warns and draws on without the file; we do not.
+_UNREAD = re.compile(
+    r"loading .* from '(?P<named>.*)' failed"
+    r"|init model loader from file failed: '(?P<model>.*)'"
+    r"|load lora tensors from (?P<lora>.*) failed"
+)
+_LORA_FIT = re.compile(r"\((?P<fit>\d+) / \d+\) LoRA tensors have been applied, .* = (?P<path>.*)")
+#: Warnings that a wish has no effect on this model, and what to tell the user.
+_NO_EFFECT = (
+    (re.compile("SLG is incompatible"), "--slg-scale has no effect on this kind of model"),
+    (
+        re.compile("timestep shifting is only"),
+        "--timestep-shift has no effect on this kind of model",
+    ),
+    (
+        re.compile(r"\w+ requested but (not supported|could not be)|Cache disabled due to"),
+        "--cache-mode has no effect with this model and these settings",
+    ),
+)
+#: A rule of --tensor-type-rules that the engine cannot read: it would load without.
+_BAD_RULE = re.compile(r'ignoring invalid quant override "(.*)"')
+#: Where a worker keeps its files is nobody's business but its own.
+_FOLDERS = re.compile(r"(?<=')/[^']*/(?=[^/']+')|(?<= )/(?:[^/\s']+/)+")
+#: The device that was there at the start does not work any more; the engine goes on without it.
+_LOST_DEVICE = "loading CPU backend"
+#: A block of reports that is not about sampling is passed on as a sign of life this often.
+_SIGN_OF_LIFE_S = 1.0
+
+
+class Where(NamedTuple):
+    """A place in the work on one image; the fields of an `At` frame."""
+
+    phase: Phase
+    step: int = 0
+    steps: int = 0
+    step_s: float = 0.0
+
+
+class Story:
+    """One request as its log tells it."""
+
+    def __init__(self, phase: Phase, now: float) -> None:
+        #: What is under way.
+        self.phase: Phase = phase
+        #: Last lines of level error, else of level warning, oldest first.
+        self.errors: deque[str] = deque(maxlen=limits.LOG_TAIL_LINES)
+        self.warnings: deque[str] = deque(maxlen=limits.LOG_TAIL_LINES)
+        #: Names of files that were named and could not be read; a dict keeps their order.
+        self.unread: dict[str, None] = {}
+        #: Rules of --tensor-type-rules that were not understood.
+        self.bad_rules: list[str] = []
+        #: The engine gave its GPU up and went on on the CPU.
+        self.lost_device = False
+        self._no_effect: dict[str, None] = {}
+        self._lora_fits: dict[str, int] = {}
+        self._sampling_next = False
+        self._tiles_next = False
+        self._in_sampling = False
+        self._block_at = now
+        self._life_at = now
+
+    def enter(self, phase: Phase) -> Where:
+        """The caller itself begins something else."""
+        self.phase = phase
+        self._in_sampling = False
+        return Where(phase)
+
+    def line(self, level: int, text: str) -> Where | None:
+        """Hear one line of the log; gives the new place when it begins another phase."""
+        said = _PLACE.sub("", text.strip())
+        if level >= 3:
+            self.errors.append(said)
+        elif level == 2:
+            self.warnings.append(said)
+            self._hear_warning(said)
+        if unread := _UNREAD.search(said):
+            self.unread.update({PurePath(path).name: None for path in unread.groups() if path})
+        if fit := _LORA_FIT.search(said):
+            name = PurePath(fit["path"]).name
+            self._lora_fits[name] = self._lora_fits.get(name, 0) + int(fit["fit"])
+        return self._turn(said)
+
+    def _turn(self, said: str) -> Where | None:
+        if _TILES.match(said):
+            self._tiles_next = True
+        elif said.startswith("generating image: "):
+            self._sampling_next = True
+            return self.enter("sampling")
+        elif said.startswith("hires fix: upscaling to"):
+            return self.enter("upscaling")
+        elif said.startswith("hires fix: ") and " steps, " in said:
+            self._sampling_next = True
+        elif said.startswith("decoding "):
+            return self.enter("decoding")
+        elif said.startswith("upscaling from ("):
+            return self.enter("upscaling")
+        return None
+
+    def step(self, step: int, steps: int, now: float) -> Where | None:
+        """Hear one report; gives the place to tell, None when it is not worth telling."""
+        if step == 0:
+            self._in_sampling = self._sampling_next and not self._tiles_next
+            if self._in_sampling:
+                self._sampling_next = False
+                self.phase = "sampling"
+            self._tiles_next = False
+        step_s, self._block_at = now - self._block_at, now
+        if self._in_sampling:
+            self._life_at = now
+            return Where("sampling", step, steps, step_s if step else 0.0)
+        if now - self._life_at < _SIGN_OF_LIFE_S:
+            return None
+        self._life_at = now
+        return Where(self.phase)
+
+    def _hear_warning(self, said: str) -> None:
+        self.lost_device = self.lost_device or said.startswith(_LOST_DEVICE)
+        self.bad_rules += _BAD_RULE.findall(said)
+        for warning, meaning in _NO_EFFECT:
+            if warning.match(said):
+                self._no_effect[meaning] = None
+
+    def notes(self) -> tuple[str, ...]:
+        """Wishes that the engine said it cannot follow with this model, as sentences."""
+        idle = [name for name, count in self._lora_fits.items() if not count]
+        return (*self._no_effect, *(f"LoRA {name} fits no layer of this model" for name in idle))
+
+    def out_of_memory(self) -> bool:
+        """The log says that memory could not be had."""
+        return says_out_of_memory(self.errors) or says_out_of_memory(self.warnings)
+
+    def reason(self) -> str:
+        """The last lines that complain, for an error's message; files lose their folders."""
+        lines = [_FOLDERS.sub("", line) for line in self.errors or self.warnings]
+        return "; ".join(list(dict.fromkeys(lines))[-3:]) or "it gave no reason"

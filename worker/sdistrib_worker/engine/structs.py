@@ -1,0 +1,181 @@
+"""Fills the engine's C structs from the table of parameters.
+
+Which member takes which parameter stands in `sdistrib.params`; how a value becomes a C value
+stands here. Nothing else in this package writes a struct member that a user can choose.
+Source: `SDContextParams::to_sd_ctx_params_t`, `SDGenerationParams::to_sd_img_gen_params_t`.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sdistrib.models import hires_model
+from sdistrib.params import HIRES_UPSCALERS, PARAMETERS, Parameter, Params, cache_settings
+from sdistrib.prompts import split_loras
+from sdistrib.protocol.engine import Draw
+from sdistrib_worker.engine import capi
+from sdistrib_worker.engine.capi import api
+
+#: Upscalers of highres fix that look at pixels and so need the VAE's encoder (and any model does).
+_PIXEL_UPSCALERS = ("lanczos", "nearest")
+
+
+class Filled:
+    """The structs of one request, and everything they point to, kept alive together."""
+
+    def __init__(self, request: Draw) -> None:
+        #: `sd_ctx_params_t`.
+        self.ctx = capi.ctx_params()
+        #: `sd_img_gen_params_t`.
+        self.img = capi.img_gen_params()
+        self._request = request
+        self._written: set[str] = set()
+        self._kept: list[Any] = []
+        for row in PARAMETERS:
+            if row.spec.engine:
+                self._fill(row, getattr(request.params, row.name))
+        self._fill_rest()
+
+    def _fill(self, row: Parameter, value: Any) -> None:
+        if special := _SPECIAL.get(row.spec.engine):
+            special(self, value)
+            return
+        for path, part in _members(row.spec.engine, value):
+            self._set(row, path, part)
+
+    def _set(self, row: Parameter, path: str, value: Any) -> None:
+        holder, member = self._holder(path)
+        if row.spec.kind is not None:
+            value = self._request.files[row.name].encode() if value else None
+        elif isinstance(value, str):
+            value = capi.enum_value(member, value) if capi.is_enum(member) else value.encode()
+        elif value is False and path in self._written:
+            # Two flags may stand for one member (--circular, --circularx): either switches it on.
+            value = getattr(holder, member)
+        if value is not None:
+            setattr(holder, member, value)
+            self._written.add(path)
+
+    def _holder(self, path: str) -> tuple[Any, str]:
+        root, *between, member = path.split(".")
+        holder = self.ctx if root == "ctx" else self.img
+        for name in between:
+            holder = getattr(holder, name)
+        return holder, member
+
+    def fill_cache(self, _: str) -> None:
+        """The settings that belong to the mode; those not named stay the engine's own."""
+        for member, number in cache_settings(self._request.params).items():
+            setattr(self.img.cache, member, number)
+
+    def fill_cache_mode(self, word: str) -> None:
+        """The only words that the engine has no `str_to_*` for."""
+        name = "SD_CACHE_" + word.upper().replace("-", "_")
+        self.img.cache.mode = int(api.SDCacheMode[name])
+
+    def fill_scm_mask(self, mask: str) -> None:
+        """No mask is NULL, not an empty one."""
+        self.img.cache.scm_mask = mask.encode() or None
+
+    def fill_scm_policy(self, word: str) -> None:
+        """A word for people, a switch for the engine."""
+        self.img.cache.scm_policy_dynamic = word == "dynamic"
+
+    def fill_upscaler(self, wanted: str) -> None:
+        """A built-in upscaler in any case, or a model's file; "None" switches highres fix off."""
+        hires, params = self.img.hires, self._request.params
+        if hires_model(params):
+            hires.upscaler = capi.enum_value("upscaler", "Model")
+            if params.hires:
+                hires.model_path = self._request.files["hires_upscaler"].encode()
+            return
+        word = next(name for name in HIRES_UPSCALERS if name.lower() == wanted.lower())
+        hires.upscaler = capi.enum_value("upscaler", word)
+        if word == "None":
+            hires.enabled = False
+
+    def fill_layers(self, layers: tuple[int, ...]) -> None:
+        """An array and its length."""
+        slg = self.img.sample_params.guidance.slg
+        slg.layers, slg.layer_count = self._array(ctypes.c_int, layers), len(layers)
+
+    def fill_sigmas(self, sigmas: tuple[float, ...]) -> None:
+        """An array and its length."""
+        sample = self.img.sample_params
+        sample.custom_sigmas = self._array(ctypes.c_float, sigmas)
+        sample.custom_sigmas_count = len(sigmas)
+
+    def fill_threads(self, wish: int) -> None:
+        """The petition's wish, else the worker's policy, else the engine's own count."""
+        if threads := wish or self._request.threads:
+            self.ctx.n_threads = threads
+
+    def fill_prompt(self, prompt: str) -> None:
+        """LoRAs travel resolved, in the request; their tags must not be read as words."""
+        self.img.prompt = split_loras(prompt)[0].encode()
+
+    def _fill_rest(self) -> None:
+        request = self._request
+        # Weights stay: the next image of this context needs them again.
+        self.ctx.free_params_immediately = False
+        self.ctx.vae_decode_only = not needs_encoder(request.params)
+        self.img.seed = request.seed
+        self.img.batch_count = 1
+        loras = [
+            api.sd_lora_t(one.high_noise, one.weight, one.path.encode()) for one in request.loras
+        ]
+        self.img.loras = self._array(api.sd_lora_t, loras)
+        self.img.lora_count = len(loras)
+
+    def _array(self, kind: Any, values: Any) -> Any:
+        """A C array that lives as long as this object; NULL for no values."""
+        if not values:
+            return None
+        array = (kind * len(values))(*values)
+        self._kept.append(array)
+        return array
+
+
+#: Members whose C value is more than the parameter's own.
+_SPECIAL: dict[str, Callable[[Filled, Any], None]] = {
+    "ctx.n_threads": Filled.fill_threads,
+    "img.prompt": Filled.fill_prompt,
+    "img.sample_params.guidance.slg.layers": Filled.fill_layers,
+    "img.sample_params.custom_sigmas": Filled.fill_sigmas,
+    "img.cache": Filled.fill_cache,
+    "img.cache.mode": Filled.fill_cache_mode,
+    "img.cache.scm_mask": Filled.fill_scm_mask,
+    "img.cache.scm_policy_dynamic": Filled.fill_scm_policy,
+    "img.hires.upscaler": Filled.fill_upscaler,
+}
+
+
+def _members(paths: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """ "ctx.a+b" with a pair gives a its first and b its second part; else both get the value."""
+    root, _, rest = paths.partition(".")
+    names = rest.split("+")
+    values = value if isinstance(value, tuple) else (value,) * len(names)
+    for name, part in zip(names, values, strict=True):
+        yield f"{root}.{name}", part
+
+
+def needs_encoder(params: Params) -> bool:
+    """True when drawing encodes pixels, so that the context needs the VAE's encoder too.
+
+    Source: `main` of sd-cli.
+    """
+    pixels = bool(hires_model(params)) or params.hires_upscaler.lower() in _PIXEL_UPSCALERS
+    return params.hires and pixels
+
+
+def asked_size(params: Params) -> tuple[int, int]:
+    """Width and height that the petition asks the engine for, highres fix included.
+
+    Source: `GenerationRequest::resolve_hires`; one target side given means a square.
+    """
+    if not params.hires or params.hires_upscaler.lower() == "none":
+        return params.width, params.height
+    width, height = params.hires_width, params.hires_height
+    if width or height:
+        return width or height, height or width
+    return round(params.width * params.hires_scale), round(params.height * params.hires_scale)

@@ -1,0 +1,129 @@
+"""What can happen to a worker."""
+
+from typing import Any, NamedTuple
+
+from sdistrib.errors import ErrorInfo
+from sdistrib.protocol.codec import Buffer
+from sdistrib.protocol.engine import Drawn, EngineFrame
+from sdistrib.protocol.messages import Attempt, Message
+from sdistrib_worker.shelf import StoredFile
+
+
+class MessageArrived(NamedTuple):
+    """The manager said something that was understood."""
+
+    #: What it said.
+    message: Message
+    #: The body frame; empty where the message has none.
+    body: Buffer = b""
+
+
+class Malformed(NamedTuple):
+    """The manager said something that cannot be understood."""
+
+    #: One sentence that may be sent back.
+    reason: str
+
+
+class SendFailed(NamedTuple):
+    """A message could not be handed to the socket: nobody is connected, or the manager is stuck."""
+
+    #: The message, which is lost.
+    message: Message
+
+
+class EngineSpoke(NamedTuple):
+    """The engine child sent a frame other than `Drawn`."""
+
+    #: What it sent.
+    frame: EngineFrame
+
+
+class PictureDrawn(NamedTuple):
+    """The engine child finished a picture; its pixels are ours whatever becomes of the child."""
+
+    #: Its frame.
+    drawn: Drawn
+    #: The pixels, opaque here; goes on to `EncodePicture` or `DropPicture`, once.
+    picture: Any
+
+
+class EngineDied(NamedTuple):
+    """The engine child is gone."""
+
+    #: Why, with its signal and last log lines.
+    info: ErrorInfo
+    #: We ended it (`KillEngine`).
+    ours: bool = False
+    #: It had said `Ready`.
+    was_ready: bool = True
+    #: It refused the device it was asked for.
+    refused: bool = False
+
+
+class FileVanished(NamedTuple):
+    """A file of this request is not where the inventory saw it; the child was not asked."""
+
+    #: The request.
+    ticket: int
+    #: Where the file should have been.
+    path: str
+
+
+class PictureEncoded(NamedTuple):
+    """The picture file of this attempt is ready."""
+
+    #: Whose picture it is.
+    attempt: Attempt
+    #: The file's bytes.
+    data: bytes
+    #: SHA-256 of `data` in hex.
+    digest: str
+    #: Seconds that encoding took.
+    encode_s: float
+
+
+class EncodingFailed(NamedTuple):
+    """The pixels of this attempt could not be made into a file."""
+
+    #: Whose picture it was.
+    attempt: Attempt
+    #: Why.
+    error: ErrorInfo
+
+
+class InventoryChanged(NamedTuple):
+    """Files came, went or changed, or their digests became known."""
+
+    #: Everything there is now.
+    files: tuple[StoredFile, ...]
+
+
+class StopRequested(NamedTuple):
+    """The process was asked to end; asked twice, to end at once."""
+
+
+class TurnLate(NamedTuple):
+    """This process was held up (a paused machine, SIGSTOP); nobody else is to blame for it."""
+
+    #: Seconds by which the turn began too late.
+    delay_s: float
+
+
+class TurnEnded(NamedTuple):
+    """Everything that was readable is handled; whatever is due by the clock is due now."""
+
+
+EngineEvent = (
+    EngineSpoke | PictureDrawn | EngineDied | FileVanished | PictureEncoded | EncodingFailed
+)
+Event = (
+    MessageArrived
+    | Malformed
+    | SendFailed
+    | EngineEvent
+    | InventoryChanged
+    | StopRequested
+    | TurnLate
+    | TurnEnded
+)

@@ -1,0 +1,162 @@
+"""The worker's shell: receive, decide, carry out. All decisions are in the machine."""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+from sdistrib import limits
+from sdistrib.errors import ProtocolError
+from sdistrib.protocol.codec import Buffer, Codec, encode
+from sdistrib.protocol.messages import MANAGER_TO_WORKER
+from sdistrib.transport import Dealer, Watch
+from sdistrib_worker import effects as fx
+from sdistrib_worker import events
+from sdistrib_worker.encoder import Encoder
+from sdistrib_worker.link import EngineLink
+from sdistrib_worker.machine import Worker
+from sdistrib_worker.shelf import StoredFile
+
+_LOG = logging.getLogger("sdistrib.worker")
+
+#: Messages taken in one turn; a flood must not keep timers and sends from their turn.
+_MESSAGES_PER_TURN = 1000
+#: A request that the child has not wholly taken is offered again this soon.
+_FLUSH_S = 0.01
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Loop:
+    """Runs one worker against one manager until it is told to stop.
+
+    Args:
+        worker: the decisions.
+        dealer: the connection to the manager; closed at the end.
+        command: of the engine child, see `supervisor.EngineChild`.
+        environment: variables for the engine child.
+    """
+
+    def __init__(
+        self, worker: Worker, dealer: Dealer, command: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        self._worker = worker
+        self._dealer = dealer
+        self._codec = Codec(MANAGER_TO_WORKER)
+        #: Filled by this thread, by signal handlers, by the encoder and by the librarian.
+        self._events: deque[events.Event] = deque()
+        self._exit_status: int | None = None
+        self._watch = Watch()
+        self._watch.add(dealer)
+        self._engine = EngineLink(command, environment, self._watch)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._watch.add(self._wake_read)
+        self._encoder = Encoder(self._notify)
+
+    def publish(self, files: tuple[StoredFile, ...]) -> None:
+        """The inventory changed; may be called from any thread."""
+        self._notify(events.InventoryChanged(files))
+
+    def stop_on(self, *signals: signal.Signals) -> None:
+        """Ask the worker to stop whenever one of these signals comes."""
+        for number in signals:
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._wake_write)
+
+    def run(self) -> int:
+        """Turn until stopped; gives the exit status.
+
+        Raises:
+            ConfigError: the engine's program cannot be started at all.
+        """
+        try:
+            woke_at = time.monotonic()
+            while self._exit_status is None:
+                planned_s = self._planned_s()
+                self._watch.wait(planned_s)
+                late_s, woke_at = time.monotonic() - woke_at - planned_s, time.monotonic()
+                if late_s > limits.LATE_TURN_S:
+                    self._handle(events.TurnLate(late_s))
+                self.turn()
+        finally:
+            self._close()
+        return self._exit_status
+
+    def turn(self) -> None:
+        """Handle everything that is readable, then what is due."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        for event in self._readable():
+            self._handle(event)
+        self._handle(events.TurnEnded())
+        self._engine.poll_what_is_open()
+
+    def _planned_s(self) -> float:
+        if self._events:
+            return 0.0
+        most_s = _FLUSH_S if self._engine.wants_write else limits.BEAT_S
+        return min(max(self._worker.next_deadline() - time.monotonic(), 0.0), most_s)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._events.append(events.StopRequested())
+
+    def _notify(self, event: events.Event) -> None:
+        self._events.append(event)
+        # A full pipe wakes the loop as well; a closed one has no loop to wake.
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"\0")
+
+    def _readable(self) -> Iterator[events.Event]:
+        yield from self._engine.receive()
+        for _ in range(_MESSAGES_PER_TURN):
+            frames = self._dealer.receive()
+            if frames is None:
+                break
+            yield self._decode(frames)
+        while self._events:
+            yield self._events.popleft()
+
+    def _decode(self, frames: list[Buffer]) -> events.Event:
+        try:
+            received = self._codec.decode(frames)
+        except ProtocolError as error:
+            return events.Malformed(str(error))
+        return events.MessageArrived(received.message, received.body)
+
+    def _handle(self, event: events.Event) -> None:
+        for effect in self._worker.handle(event, time.monotonic()):
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Send(message, body):
+                if self._dealer.send(encode(message, body)) != "sent":
+                    self._events.append(events.SendFailed(message))
+            case fx.EncodePicture():
+                self._encoder.order(effect)
+            case fx.Log(level, text):
+                _LOG.log(_LEVELS[level], text)
+            case fx.Stop(exit_status, reason):
+                self._exit_status = exit_status
+                if reason:
+                    _LOG.error(reason)
+            case _:
+                vanished = self._engine.carry_out(effect)
+                if vanished is not None:
+                    self._events.append(vanished)
+
+    def _close(self) -> None:
+        # What was said last leaves while the engine ends.
+        self._dealer.close(linger_s=1.0)
+        self._engine.stop()
+        self._encoder.stop()
+        signal.set_wakeup_fd(-1)
+        # The librarian may still speak; then nobody must listen at a number that is used anew.
+        wake_write, self._wake_write = self._wake_write, -1
+        os.close(wake_write)
+        os.close(self._wake_read)

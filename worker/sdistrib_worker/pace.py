@@ -1,0 +1,76 @@
+"""How fast this worker's engine is, learned from its work; and how long is too long. Pure.
+
+All times are seconds. `patience` multiplies the limits on loading and drawing, for slow disks and
+slow devices; the time to start an interpreter and to answer at all is not a matter of patience.
+"""
+
+from typing import TypeVar
+
+from sdistrib import limits
+
+_K = TypeVar("_K")
+
+#: (context key, width, height): what a step's length depends on.
+SizeKey = tuple[str, int, int]
+#: Contexts and sizes remembered; the oldest goes first.
+_REMEMBERED_MAX = 512
+
+
+class Pace:
+    """Learned times, and limits made from them."""
+
+    def __init__(self, patience: float = 1.0) -> None:
+        self._patience = patience
+        self._step_s: dict[SizeKey, float] = {}
+        self._load_s: dict[str, float] = {}
+        #: Time from the start of a child to its being ready; 0 when not known.
+        self.start_s = 0.0
+
+    def stepped(self, key: SizeKey, step_s: float) -> None:
+        """A step of this length was seen."""
+        _remember(self._step_s, key, step_s)
+
+    def loaded(self, context: str, load_s: float) -> None:
+        """This context took that long to load."""
+        if load_s > 0:
+            _remember(self._load_s, context, load_s)
+
+    def step_s(self, key: SizeKey) -> float:
+        """Seconds per step as last seen; 0 when not known."""
+        return self._step_s.get(key, 0.0)
+
+    def reload_s(self, context: str) -> float:
+        """Expected time until a fresh child has this context again."""
+        return self.start_s + self._load_s.get(context, 0.0)
+
+    def start_limit_s(self) -> float:
+        """Longest time from the start of a child to its being ready."""
+        return limits.ENGINE_START_S
+
+    def answer_limit_s(self) -> float:
+        """Longest silence of an idle child after a request."""
+        return limits.STEP_SILENCE_S_MIN
+
+    def load_limit_s(self, load_bytes: int) -> float:
+        """Longest loading of files of this size."""
+        s = limits.LOAD_S_BASE + limits.LOAD_S_PER_GIB * load_bytes / limits.GIB
+        return s * self._patience
+
+    def step_limit_s(self, key: SizeKey) -> float:
+        """Longest silence inside a step."""
+        learned = self._step_s.get(key)
+        if learned is None:
+            return self.phase_limit_s()
+        s = max(limits.STEP_SILENCE_S_MIN, learned * limits.STEP_SILENCE_FACTOR)
+        return s * self._patience
+
+    def phase_limit_s(self) -> float:
+        """Longest silence in any phase whose speed is not known."""
+        return limits.STEP_SILENCE_S * self._patience
+
+
+def _remember(known: dict[_K, float], key: _K, value: float) -> None:
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > _REMEMBERED_MAX:
+        del known[next(iter(known))]
