@@ -1,6 +1,6 @@
 """Peers that do no work, so that only what stands between them is measured.
 
-`python -m bench.fakes worker|broker-worker|…` runs one; see `bench.processes`.
+`python -m bench.fakes worker|plain-worker|… WHERE BYTES` runs one; see `bench.processes`.
 """
 
 import hashlib
@@ -20,7 +20,11 @@ from sdistrib.transport import Address, Dealer, Watch, zmq_context
 
 _ENGINE = wire.EngineFacts(version="0", backend="fake", device="none", fingerprint="0" * 16)
 _MODEL = ModelFile("stable-diffusion", "fake.safetensors", 1)
-#: Half of it would do; no fake waits longer for anything.
+#: A request of 1.5 KB for what `worker` has.
+FAKE_PARAMS = Params(prompt="x" * 1400, model="fake")
+#: As the transport does it: larger frames are passed on without a copy.
+COPY_BELOW_BYTES = 65536
+#: No fake waits longer for anything.
 _PATIENCE_S = 60.0
 
 
@@ -93,18 +97,22 @@ def worker(address: Address, size_bytes: int) -> None:
 
 
 class FakeClient:
-    """Draws petitions and counts what comes."""
+    """Draws petitions and counts what comes. Whole pictures are not hashed, those in pieces are.
 
-    def __init__(self, dealer: Dealer) -> None:
+    Args:
+        dealer: its connection.
+        params: of all its petitions.
+    """
+
+    def __init__(self, dealer: Dealer, params: Params = FAKE_PARAMS) -> None:
+        self._params = params
         self.peer = FakePeer(dealer, wire.MANAGER_TO_CLIENT)
         self.peer.send(wire.ClientHello(protocols=(1,), software="fake"))
         assert isinstance(self.peer.receive().message, wire.Welcome)
 
     def draw(self, images: int) -> list[float]:
         """One petition; seconds from its submit to each picture."""
-        petition = Petition(
-            params=Params(prompt="x" * 1400, model="fake"), seed=0, images=images
-        )
+        petition = Petition(params=self._params, seed=0, images=images)
         pid = uuid.uuid4().hex
         started = time.perf_counter()
         self.peer.send(wire.Submit(id=pid), encode_petition(petition))
@@ -138,7 +146,7 @@ class FakeClient:
 
 
 def plain_worker(endpoint: str, size_bytes: int) -> None:
-    """A worker of the bare broker or of zmq_proxy."""
+    """A worker of the bare broker, which must know that it is ready."""
     data = bytes(size_bytes)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.DEALER)
@@ -146,27 +154,58 @@ def plain_worker(endpoint: str, size_bytes: int) -> None:
     socket.send(b"ready")
     while True:
         client, _request = socket.recv_multipart()
-        socket.send_multipart([client, data], copy=size_bytes < 65536)
+        socket.send_multipart([client, data], copy=size_bytes < COPY_BELOW_BYTES)
 
 
-def plain_rounds(endpoint: str, count: int, window: int) -> list[float]:
-    """Requests of 1.5 KB through a broker, `window` at a time; seconds each took."""
+def proxied_worker(endpoint: str, size_bytes: int) -> None:
+    """A worker behind zmq_proxy."""
+    data = bytes(size_bytes)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = context.socket(zmq.DEALER)
+    socket = context.socket(zmq.REP)
     socket.connect(endpoint)
-    sent_at: list[float] = []
-    times: list[float] = []
-    request = bytes(1500)
-    while len(times) < count:
-        while len(sent_at) < count and len(sent_at) - len(times) < window:
-            sent_at.append(time.perf_counter())
-            socket.send(request)
-        if not socket.poll(int(_PATIENCE_S * 1000)):
-            raise SystemExit("the broker does not answer")
-        socket.recv_multipart(copy=False)
-        times.append(time.perf_counter() - sent_at[len(times)])
-    context.destroy(linger=0)
-    return times
+    while True:
+        socket.recv()
+        socket.send(data, flags=0, copy=size_bytes < COPY_BELOW_BYTES)
+
+
+class PlainClient:
+    """Requests of 1.5 KB through whatever listens at `endpoint`.
+
+    Args:
+        context: closed by the caller.
+        endpoint: where to dial.
+        verify: compute the SHA-256 of each picture, as a receiver must that trusts nobody.
+    """
+
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, *, verify: bool = False
+    ) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.connect(endpoint)
+        self._verify = verify
+        self._prefix: tuple[bytes, ...] = ()
+
+    def with_delimiter(self) -> "PlainClient":
+        """Talk to REP sockets, which want an empty frame first."""
+        self._prefix = (b"",)
+        return self
+
+    def draw(self, count: int, window: int) -> list[float]:
+        """So many requests, `window` at a time; seconds from each to its picture."""
+        sent_at: list[float] = []
+        times: list[float] = []
+        request = bytes(1500)
+        while len(times) < count:
+            while len(sent_at) < count and len(sent_at) - len(times) < window:
+                sent_at.append(time.perf_counter())
+                self._socket.send_multipart([*self._prefix, request])
+            if not self._socket.poll(int(_PATIENCE_S * 1000)):
+                raise SystemExit("the broker does not answer")
+            picture = self._socket.recv_multipart(copy=False)[-1]
+            if self._verify:
+                hashlib.sha256(picture.buffer).digest()
+            times.append(time.perf_counter() - sent_at[len(times)])
+        return times
 
 
 def main() -> None:
@@ -175,8 +214,12 @@ def main() -> None:
     if kind == "worker":
         host, _, port = where.rpartition(":")
         worker(Address(host, int(port)), int(size))
-    else:
+    elif kind == "plain-worker":
         plain_worker(where, int(size))
+    elif kind == "proxied-worker":
+        proxied_worker(where, int(size))
+    else:
+        raise SystemExit(f"there is no fake called {kind}")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
         "Run `sdistrib-client HOST queue` to see those it knows.",
     ),
     "unauthorized": ErrorRow(
-        7, 401, "The manager does not let this peer in.", "Ask its owner for a token."
+        7,
+        401,
+        "The manager does not let this peer in.",
+        "Ask its owner; plain connections to other machines need --insecure-lan.",
     ),
     "protocol_error": ErrorRow(
         7,

@@ -290,8 +290,11 @@ def _check_text(field: str, text: str, bytes_max: int) -> None:
 def _check_pixels(params: Params) -> None:
     width, height = params.width, params.height
     if params.hires:
-        width = params.hires_width or round(width * params.hires_scale)
-        height = params.hires_height or round(height * params.hires_scale)
+        # With only one side given the engine makes a square.
+        width, height = (
+            params.hires_width or params.hires_height or round(width * params.hires_scale),
+            params.hires_height or params.hires_width or round(height * params.hires_scale),
+        )
     if width * height > limits.PIXELS_MAX or max(width, height) > limits.SIDE_MAX:
         raise PetitionError.of(
             "too_large",

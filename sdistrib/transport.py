@@ -26,6 +26,10 @@ SendOutcome = Literal["sent", "full", "gone"]
 #: Frames from this size on are passed to ZeroMQ without a copy; below, a copy is cheaper.
 _COPY_BELOW_BYTES = 64 * limits.KIB
 
+#: As plain numbers: pyzmq's flags are enums, and joining two of those costs more than a send.
+_LAST = int(zmq.DONTWAIT)
+_MORE = int(zmq.DONTWAIT) | int(zmq.SNDMORE)
+
 #: A v6 address without brackets has two colons at least, and no port.
 _ADDRESS = re.compile(
     r"(?:tcp://)?"
@@ -46,7 +50,8 @@ class Address(NamedTuple):
     @property
     def endpoint(self) -> str:
         """The ZeroMQ form, `tcp://host:port`."""
-        return f"tcp://{self}"
+        # Managers bind 127.0.0.1, and with IPv6 on "localhost" may mean ::1.
+        return f"tcp://127.0.0.1:{self.port}" if self.host == "localhost" else f"tcp://{self}"
 
     @property
     def is_loopback(self) -> bool:
@@ -84,9 +89,9 @@ def _harden(socket: "zmq.Socket[bytes]") -> None:
 
 def _send(socket: "zmq.Socket[bytes]", frames: list[Buffer]) -> SendOutcome:
     try:
-        socket.send_multipart(
-            frames, flags=zmq.DONTWAIT, copy=all(len(f) < _COPY_BELOW_BYTES for f in frames)
-        )
+        for frame in frames[:-1]:
+            socket.send(frame, _MORE, len(frame) < _COPY_BELOW_BYTES)
+        socket.send(frames[-1], _LAST, len(frames[-1]) < _COPY_BELOW_BYTES)
     except zmq.Again:
         return "full"
     except zmq.ZMQError as error:

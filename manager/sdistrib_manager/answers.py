@@ -95,7 +95,7 @@ def _row(state: State, entry: Entry) -> wire.QueuedPetition:
         state=entry.state,
         model=params.model or params.diffusion_model,
         images=entry.petition.images,
-        done=len(entry.indices("done")),
+        done=entry.done,
         failed=len(entry.indices("failed")),
         running=len(entry.indices("leased")),
         age_s=state.now - entry.accepted_at,
@@ -118,25 +118,25 @@ def progress(state: State, entry: Entry) -> wire.Progress:
         for attempt, lease in worker.leases.items()
         if attempt.id == entry.id and lease.started
     )
-    done = sum(image.state == "done" for image in entry.images.values())
     return wire.Progress(
         id=entry.id,
         state=entry.state,
         ahead=entry.ahead if entry.state == "queued" else 0,
-        done=done,
+        done=entry.done,
         images=entry.petition.images,
         running=running,
-        eta_s=_eta_s(entry, done, running),
+        eta_s=_eta_s(entry, running),
         reason=entry.reason if not running else "",
     )
 
 
-def _eta_s(entry: Entry, done: int, running: tuple[wire.ImageProgress, ...]) -> float:
+def _eta_s(entry: Entry, running: tuple[wire.ImageProgress, ...]) -> float:
     """Seconds to the end, from this petition's own pictures and steps; 0 when nothing is known."""
     steps_left = sum((at.steps - at.step) * at.step_s for at in running)
-    image_s = (
-        entry.draw_s / done if done else max((at.steps * at.step_s for at in running), default=0)
-    )
+    if entry.done:
+        image_s = entry.draw_s / entry.done
+    else:
+        image_s = max((at.steps * at.step_s for at in running), default=0.0)
     if not running or not image_s:
         return 0.0
     return (steps_left + image_s * max(0, entry.open - len(running))) / len(running)

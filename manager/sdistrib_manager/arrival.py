@@ -142,11 +142,7 @@ def _free(
         worker.leases.pop(message.attempt, None)
         worker.done += 1
         state.tell_worker(worker, wire.ResultRecorded(attempt=message.attempt))
-    for other in state.roster:
-        for attempt in [a for a in other.leases if (a.id, a.index) == (entry.id, image.index)]:
-            del other.leases[attempt]
-            image.issued[attempt.number].live = False
-            state.tell_worker(other, wire.Abandon(attempt=attempt))
+    outcome.call_off(state, entry, image.index)
     state.schedule_due = True
 
 

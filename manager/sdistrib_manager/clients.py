@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sdistrib import limits
 from sdistrib.liveness import Liveness
+from sdistrib.protocol.messages import Progress
 from sdistrib.transfer import Outgoing
 from sdistrib_manager.queue import Entry
 
@@ -15,6 +16,8 @@ class Slot:
 
     #: Something changed since the last one.
     dirty: bool = True
+    #: What the client knows: the last one, or what `Accepted` said.
+    told: Progress | None = None
     #: The client has not yet said that it saw the last one.
     unseen: bool = False
 

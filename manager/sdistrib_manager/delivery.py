@@ -82,6 +82,7 @@ def seen(state: State, client: Client, message: wire.ResultSeen, _: Buffer = b""
     image = entry.images.get(message.index) if entry else None
     if entry is not None and image is not None and image.result is not None and not image.seen:
         image.seen = True
+        entry.unseen -= 1
         drop_picture(state, image.result)
         if entry.ended:
             finish(state, entry)
@@ -106,10 +107,7 @@ def drop_unused(state: State, digest: str) -> None:
 def finish(state: State, entry: Entry) -> None:
     """Tell the client the end of its petition, once it has all pictures."""
     client = state.clients.get(entry.route) if entry.route is not None else None
-    if client is None or entry.finished_sent:
-        return
-    done = entry.indices("done")
-    if any(not entry.image(index).seen for index in done):
+    if client is None or entry.finished_sent or entry.unseen:
         return
     entry.finished_sent = True
     failures = tuple(
@@ -121,7 +119,10 @@ def finish(state: State, entry: Entry) -> None:
         "client",
         client.route,
         wire.Finished(
-            id=entry.id, state=entry.state, done=tuple(done), failures=_fitting(failures)
+            id=entry.id,
+            state=entry.state,
+            done=tuple(entry.indices("done")),
+            failures=_fitting(failures),
         ),
     )
     client.slots.pop(entry.id, None)

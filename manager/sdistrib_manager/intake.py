@@ -98,8 +98,8 @@ def _attach(state: State, client: Client, entry: Entry) -> None:
         before.slots.pop(entry.id, None)
     entry.route = client.route
     entry.finished_sent = False
-    client.slots[entry.id] = Slot()
     entry.reason = entry.reason or outcome.why_waiting(state, entry)
+    client.slots[entry.id] = Slot(told=answers.progress(state, entry))
     accepted = wire.Accepted(id=entry.id, state=entry.state, ahead=entry.ahead, reason=entry.reason)
     state.say("client", client.route, accepted)
     delivery.offer_all(state, client, entry)
@@ -219,7 +219,10 @@ def send_progress(state: State) -> None:
         slot = client.slots.get(petition_id) if client else None
         if entry is None or client is None or slot is None or entry.finished_sent:
             continue
-        slot.dirty = True
-        if not slot.unseen:
-            slot.dirty, slot.unseen = False, True
-            state.say("client", client.route, answers.progress(state, entry))
+        slot.dirty = slot.unseen
+        if slot.unseen:
+            continue
+        newest = answers.progress(state, entry)
+        if newest != slot.told:
+            slot.told, slot.unseen = newest, True
+            state.say("client", client.route, newest)

@@ -31,6 +31,10 @@ def _check_entry(entry: Entry) -> None:
     assert known == set(range(entry.petition.images)), f"{entry.id}: images are missing"
     undone = [i for i in entry.images.values() if i.state not in IMAGE_ENDS]
     assert entry.open == len(undone) + len(fresh), f"{entry.id}: open is {entry.open}"
+    done = [image for image in entry.images.values() if image.state == "done"]
+    assert entry.done == len(done), f"{entry.id}: the count of pictures is {entry.done}"
+    unseen = sum(not image.seen for image in done)
+    assert entry.unseen == unseen, f"{entry.id}: the count of unseen pictures is {entry.unseen}"
     assert entry.ended == (entry.open == 0), f"{entry.id}: {entry.state} with {entry.open} open"
 
 

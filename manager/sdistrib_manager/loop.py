@@ -12,7 +12,7 @@ from types import FrameType
 from sdistrib import limits
 from sdistrib.errors import ProtocolError, StoreError
 from sdistrib.protocol.codec import Buffer, Codec, encode
-from sdistrib.protocol.messages import CLIENT_TO_MANAGER, WORKER_TO_MANAGER
+from sdistrib.protocol.messages import CLIENT_TO_MANAGER, WORKER_TO_MANAGER, ResultRecorded
 from sdistrib.transport import Router, SendOutcome, Watch
 from sdistrib_manager import effects as fx
 from sdistrib_manager.events import (
@@ -39,9 +39,16 @@ _KEEPS = (fx.KeepPetition, fx.KeepPetitionState, fx.KeepImage, fx.ForgetPetition
 
 
 def _urgency(effect: fx.Effect) -> int:
-    if isinstance(effect, fx.Send):
-        return 0 if effect.port == "worker" else 1
-    return 2 if isinstance(effect, fx.Log) else 1
+    """Engines first, then clients; nobody waits for a worker to hear that its result is kept."""
+    match effect:
+        case fx.Send(message=ResultRecorded()):
+            return 2
+        case fx.Send(port="worker"):
+            return 0
+        case fx.Log():
+            return 3
+        case _:
+            return 1
 
 
 class Loop:
@@ -112,7 +119,7 @@ class Loop:
             _log.exception("the store cannot keep this turn; stopping")
             self._running = False
             return
-        # Engines first: order matters only within one port. The operator's log can wait.
+        # Order matters only among the messages to one client, or to one worker about one attempt.
         for effect in sorted(outbox, key=_urgency):
             self._carry_out(effect)
         while self._doomed:

@@ -77,6 +77,8 @@ def _give_up(state: State, entry: Entry, image: Image) -> None:
     if image.state == "waiting":
         entry.waiting.remove(image.index)
     state.move_image(entry, image, "failed")
+    # A worker that was given up may still be at it.
+    call_off(state, entry, image.index)
     state.log("warning", f"image {entry.id[:8]}/{image.index} failed: {image.failures[-1].code}")
     settle(state, entry)
 
@@ -98,7 +100,7 @@ def end(state: State, entry: Entry, how: Literal["cancelled", "expired"]) -> Non
     for image in list(entry.images.values()):
         if image.state == "leased":
             state.move_image(entry, image, "cancelled")
-    _abandon_leases(state, entry)
+    call_off(state, entry)
     entry.move(how)
     _ended(state, entry)
 
@@ -109,13 +111,16 @@ def fail_waiting(state: State, entry: Entry, error: ErrorInfo) -> None:
         image = entry.image(entry.waiting.popleft())
         image.failures.append(error)
         state.move_image(entry, image, "failed")
+        call_off(state, entry, image.index)
     settle(state, entry)
 
 
-def _abandon_leases(state: State, entry: Entry) -> None:
+def call_off(state: State, entry: Entry, index: int | None = None) -> None:
+    """Nobody wants the attempts at this petition, or at one image of it, any more."""
     for worker in state.roster:
-        for attempt in [a for a in worker.leases if a.id == entry.id]:
+        for attempt in [a for a in worker.leases if a.id == entry.id and index in (None, a.index)]:
             del worker.leases[attempt]
+            entry.image(attempt.index).issued[attempt.number].live = False
             state.tell_worker(worker, wire.Abandon(attempt=attempt))
             state.schedule_due = True
 

@@ -74,6 +74,9 @@ class Entry:
     images: dict[int, Image] = field(default_factory=dict)
     #: Images that are neither done nor failed nor cancelled.
     open: int = 0
+    #: Images whose pictures are recorded, and those among them that the client has not yet seen.
+    done: int = 0
+    unseen: int = 0
     #: Sum of the seconds its finished images took to draw.
     draw_s: float = 0.0
     #: Since when no known worker could do it; None while one can.

@@ -6,6 +6,7 @@ not travel in frames: the child writes them into an anonymous shared-memory file
 frame carries its descriptor (SCM_RIGHTS). Once sent, they outlive the child.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -140,18 +141,18 @@ class FrameReader:
             max_ext_len=0,
         )
 
-    def feed(self, data: bytes) -> list[EngineFrame]:
-        """All frames that `data` completes.
+    def feed(self, data: bytes) -> Iterator[EngineFrame]:
+        """All frames that `data` completes; those before a garbled one are good.
 
         Raises:
             ProtocolError: the bytes are no frames; the stream cannot be trusted any more.
         """
         try:
             self._unpacker.feed(data)
-            frames = []
             for value in self._unpacker:
-                frames.append(self._typed(value))
+                frame = self._typed(value)
                 self._framed = self._unpacker.tell()
+                yield frame
         except ProtocolError:
             raise
         except (ValueError, RecursionError, msgpack.UnpackException) as error:
@@ -160,7 +161,6 @@ class FrameReader:
         self._fed += len(data)
         if self._fed - self._framed > 2 * limits.ENGINE_FRAME_BYTES_MAX:
             raise ProtocolError("the engine's stream is garbled: a frame has no end")
-        return frames
 
     def _typed(self, value: Any) -> EngineFrame:
         known = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)

@@ -28,12 +28,15 @@ SDISTRIB_SCRIPTED_START=exit=N or =hang makes the child end or hang before it is
 
 import argparse
 import ctypes
+import fcntl
 import hashlib
 import os
 import queue
 import signal
 import socket
+import struct
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -154,6 +157,8 @@ class Child:
             time.sleep(_FOR_EVER_S)
         self._send(Began(ticket=request.ticket))
         self._send(LogLine(level=1, text=f"drawing the image of seed {request.seed}"))
+        # As the real engine does, which tells its log what it was asked for.
+        self._send(LogLine(level=2, text=f"prompt: {prompt}"))
         began_at = time.perf_counter()
         if not self._load(request.context, directives):
             return
@@ -217,6 +222,7 @@ class Child:
             elif name == "hang":
                 time.sleep(_FOR_EVER_S)
             elif name == "garbage":
+                self._let_it_be_read()
                 self._socket.sendall(b"\xc1 this is no frame" * 100)
                 time.sleep(_FOR_EVER_S)
             elif name == "flood":
@@ -225,6 +231,11 @@ class Child:
                 self._decline(value, loading=False)
                 return False
         return True
+
+    def _let_it_be_read(self) -> None:
+        """Wait until the worker has read all that was sent."""
+        while struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))[0]:
+            time.sleep(0.001)
 
 
 def _first_time(marker: Path) -> bool:

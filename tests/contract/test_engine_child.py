@@ -1,4 +1,8 @@
-"""What a child and its supervisor owe each other, on a pretended engine and on the real one."""
+"""What a child and its supervisor owe each other, whichever child it is.
+
+"fake" is the real child's own loop around an engine that pretends, "scripted" the program that
+stands in for the child in other tests, "real" the engine itself.
+"""
 
 import os
 import select
@@ -11,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sdistrib.protocol.engine import At, Began, Declined, Drawn, Ready, Unload
-from sdistrib_worker.supervisor import EngineChild, Picture, engine_command
+from sdistrib_worker.supervisor import EngineChild, Event, Picture, engine_command
 from tests.support.engines import (
     PYTHONPATH,
     died,
@@ -22,8 +26,16 @@ from tests.support.engines import (
 )
 
 FAKE = (sys.executable, "-m", "tests.support.fake_engine", "{fd}")
+COMMANDS = {
+    "fake": FAKE,
+    "scripted": (sys.executable, "-m", "sdistrib.testing.scripted_engine", "{fd}"),
+    "real": engine_command("auto"),
+}
+#: Prompts of images of 1000 steps that are not finished within the time of a test.
+SLOW = {"fake": "sleep", "scripted": "!sleep=600 a cat", "real": "a cat"}
 KINDS = [
     pytest.param("fake", marks=pytest.mark.process),
+    pytest.param("scripted", marks=pytest.mark.process),
     pytest.param("real", marks=pytest.mark.engine),
 ]
 
@@ -39,8 +51,8 @@ def models(kind: str, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def command(kind: str, models: Path) -> tuple[str, ...]:
-    return engine_command("auto") if kind == "real" else FAKE
+def command(kind: str) -> tuple[str, ...]:
+    return COMMANDS[kind]
 
 
 @pytest.fixture
@@ -84,13 +96,15 @@ def test_requests_are_answered_in_order_and_the_context_is_kept(
     wanted = [request(models, seed=seed) for seed in (1, 2, 3)]
     for one in wanted:
         child.send(one)
-    pictures: list[Picture] = []
-    while len(pictures) < 3:
-        events = receive_until(child, lambda event: isinstance(event, Picture))
-        pictures += [event for event in events if isinstance(event, Picture)]
-    assert [picture.drawn.ticket for picture in pictures] == [one.ticket for one in wanted]
-    assert [picture.drawn.load_s > 0 for picture in pictures] == [True, False, False]
+    events: list[Event] = []
+    while sum(isinstance(event, Picture) for event in events) < 3:
+        events += receive_until(child, lambda event: isinstance(event, Picture))
+    pictures = [event for event in events if isinstance(event, Picture)]
     assert len({picture.pixels() for picture in pictures}) == 3
+    tickets = [one.ticket for one in wanted]
+    assert [picture.drawn.ticket for picture in pictures] == tickets
+    loads = [event.ticket for event in events if isinstance(event, At) and event.phase == "loading"]
+    assert set(loads) == {tickets[0]}
 
 
 def test_after_unload_the_context_is_loaded_again(child: EngineChild, models: Path) -> None:
@@ -131,10 +145,12 @@ def test_signals_that_go_to_the_whole_group_do_not_end_it(child: EngineChild, mo
     assert outcome(child, request(models)).picture is not None
 
 
-def test_a_polite_stop_interrupts_an_image(command: tuple[str, ...], models: Path) -> None:
+def test_a_polite_stop_interrupts_an_image(
+    kind: str, command: tuple[str, ...], models: Path
+) -> None:
     with running(command) as child:
         pid = child.pid
-        child.send(request(models, steps=1000, prompt="sleep"))
+        child.send(request(models, steps=1000, prompt=SLOW[kind]))
         receive_until(child, lambda e: isinstance(e, At) and e.phase == "sampling" and e.step > 0)
         child.stop(grace_s=50.0)
     assert not Path(f"/proc/{pid}").exists()

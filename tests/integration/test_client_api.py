@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import select
 import threading
 from pathlib import Path
 
@@ -249,6 +250,28 @@ def test_cancel_from_another_thread_ends_the_iteration():
             next(drawing)
         thread.join()
         assert caught.value.code == "cancelled"
+
+
+def test_a_cancel_from_elsewhere_wakes_the_loop():
+    with ScriptedManager({wire.Submit: accept_only}) as manager, Client(manager.host) as client:
+        drawing = client.txt2img("a house", model="m")
+        bell = client._bell.fd
+        assert not select.select([bell], [], [], 0)[0]
+        for _ in range(100_000):
+            drawing.cancel()
+        assert select.select([bell], [], [], 0)[0]
+        with pytest.raises(PetitionError):
+            next(drawing)
+        assert not select.select([bell], [], [], 0)[0]
+
+
+def test_what_cannot_be_sent_is_known_at_once(monkeypatch):
+    """Not only when a hello stays without a welcome for a whole beat."""
+    with Client("127.0.0.1:1") as client:
+        monkeypatch.setattr(client._session.dealer, "send", lambda _frames: "full")
+        client._session.ask("status")
+        client._session.turn()
+        assert client._session.wait_s() < limits.BEAT_S / 2
 
 
 def test_a_petition_of_another_process_is_cancelled_by_id():

@@ -464,6 +464,7 @@ def test_json_logs(manager: FakeManager, models: Path, tmp_path: Path) -> None:
 def test_a_late_turn_is_nobodys_fault(manager: FakeManager, worker: WorkerProcess) -> None:
     """A worker that was stopped for longer than the notice takes does not blame its manager."""
     manager.until(wire.EngineState)
+    manager.polite = False  # else its beats would wait there, and tell that it was alive
     worker.signal(signal.SIGSTOP)
     try:
         until = time.monotonic() + limits.SILENCE_NOTICE_S + 1
@@ -471,6 +472,9 @@ def test_a_late_turn_is_nobodys_fault(manager: FakeManager, worker: WorkerProces
             manager.listen(0.2)
     finally:
         worker.signal(signal.SIGCONT)
+    manager.heard.clear()
+    manager.until(wire.Beat)
+    manager.polite = True
     manager.grant(attempt(0))
     manager.picture(attempt(0))
     assert "No answer" not in worker.log

@@ -53,8 +53,10 @@ class Net:
         self.disk = "now"
         self.unstored: list[fx.PutBlob] = []
         self.pending: deque[Event] = deque()
-        #: Digest of each image that was recorded, and states that were kept, in order.
+        #: Digests of the images that were recorded, and of those that clients got.
         self.recorded: dict[tuple[str, int], str] = {}
+        self.delivered: dict[tuple[str, int], str] = {}
+        #: The end of each image.
         self.ends: dict[tuple[str, int], str] = {}
 
     def dial(self, port: str) -> Line:
@@ -129,7 +131,10 @@ class Peer:
     def __init__(self, net: Net) -> None:
         self.net = net
         self.line = net.dial(self.port)
+        #: Says no beats and reads nothing.
         self.silent = False
+        #: Reads only when told to.
+        self.lags = False
         self.welcome = False
 
     def says(self, message: wire.Message, body: bytes = b"") -> None:
@@ -165,6 +170,9 @@ class Peer:
                 self.understands(message, body)
 
     def begins(self) -> None:
+        raise NotImplementedError
+
+    def goes_on(self) -> None:
         raise NotImplementedError
 
     def understands(self, message: wire.Message, body: bytes) -> None:
@@ -235,17 +243,21 @@ class Client(Peer):
 
     def _got(self, result: wire.Result) -> None:
         key = (result.attempt.id, result.attempt.index)
-        assert self.pictures.setdefault(key, result.digest) == result.digest, "two digests"
+        assert self.net.delivered.setdefault(key, result.digest) == result.digest, "two digests"
+        self.pictures[key] = result.digest
         assert result.seed == 100 + result.attempt.index
         self.unseen.append(key)
 
     def _finished(self, message: wire.Finished) -> None:
-        have = {index for pid, index in self.pictures if pid == message.id}
-        assert have == set(message.done), "the end came before the pictures, or without some"
+        # Once a picture was acknowledged by one who listened before, it is not sent again.
+        had = self.net.delivered
+        assert all((message.id, i) in had for i in message.done), "the end before the pictures"
+        mine = {index for pid, index in self.pictures if pid == message.id}
+        assert mine <= set(message.done), "a picture that is not part of the end"
         before = self.finished.setdefault(message.id, message)
         assert (before.state, before.done) == (message.state, message.done), "two ends"
 
-    def sees(self) -> None:
+    def goes_on(self) -> None:
         """Acknowledge what it has."""
         unseen, self.unseen = self.unseen, []
         for pid, index in unseen:
@@ -315,7 +327,7 @@ class Worker(Peer):
         if attempt in self.held:
             self.sending.pop(self.held.pop(attempt)[0].digest, None)
 
-    def starts(self) -> None:
+    def goes_on(self) -> None:
         if self.queue and self.running is None:
             self.running = self.queue.popleft()
             self.says(wire.Started(attempt=self.running))

@@ -22,6 +22,7 @@ from sdistrib import limits
 from sdistrib.models import ModelFile
 from sdistrib.petitions import PETITION_ENDS
 from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import encode_inventory
 from sdistrib_manager.events import StopRequested
 from tests.property.peers import Client, Net, Worker
 from tests.support.farm import MODEL, petition_id
@@ -46,11 +47,13 @@ class Farm(RuleBasedStateMachine):
         self.workers: list[Worker] = []
         self.clients: list[Client] = []
 
-    @initialize(workers=st.integers(0, 3))
-    def people(self, workers: int) -> None:
+    @initialize(workers=st.integers(0, 3), images=st.integers(1, 5))
+    def people(self, workers: int, images: int) -> None:
         self.clients = [Client(self.net), Client(self.net)]
         self.workers = [self.start(number) for number in range(workers)]
-        self.everybody_reads()
+        self.everybody_goes_on()
+        for client in (0, 1):
+            self.submit(client, images, "tiny", timeout_s=0.0, tied=False)
 
     def start(self, number: int) -> Worker:
         self.instances += 1
@@ -62,15 +65,10 @@ class Farm(RuleBasedStateMachine):
             self.workers.append(self.start(len(self.workers)))
         return self.workers[number]
 
-    def everybody_reads(self) -> None:
-        for peer in (*self.clients, *self.workers):
-            if not peer.silent:
-                peer.reads()
-
     # --- clients ---
 
     @rule(
-        client=CLIENTS, images=st.integers(1, 5), model=st.sampled_from(["tiny", "other", "none"]),
+        client=CLIENTS, images=st.integers(1, 5), model=st.sampled_from(["tiny", "tiny", "other", "none"]),
         timeout_s=st.sampled_from([0.0, 0.0, 5.0]), tied=st.booleans(),
     )  # fmt: skip
     def submit(self, client: int, images: int, model: str, timeout_s: float, tied: bool) -> None:
@@ -86,13 +84,10 @@ class Farm(RuleBasedStateMachine):
             number = data.draw(st.integers(1, self.petitions))
             self.clients[client].cancels_one(petition_id(number))
 
-    @rule(client=CLIENTS, most=st.integers(1, 10))
-    def client_reads(self, client: int, most: int) -> None:
+    @rule(client=CLIENTS, lags=st.booleans(), most=st.integers(0, 3))
+    def client_lags_or_catches_up(self, client: int, lags: bool, most: int) -> None:
+        self.clients[client].lags = lags
         self.clients[client].reads(most)
-
-    @rule(client=CLIENTS)
-    def client_sees(self, client: int) -> None:
-        self.clients[client].sees()
 
     @rule(client=CLIENTS)
     def client_redials(self, client: int) -> None:
@@ -108,22 +103,44 @@ class Farm(RuleBasedStateMachine):
 
     # --- workers ---
 
-    @rule(number=WORKERS, most=st.integers(1, 10))
-    def worker_reads(self, number: int, most: int) -> None:
-        self.worker(number).reads(most)
+    def busy(self, number: int) -> Worker:
+        """One of those that draw."""
+        busy = [worker for worker in self.workers if worker.running]
+        return busy[number % len(busy)]
 
-    @rule(number=WORKERS)
-    def worker_starts(self, number: int) -> None:
-        self.worker(number).reads()
-        self.worker(number).starts()
-
-    @rule(number=WORKERS, size=st.integers(1, 6 * CHUNK_BYTES))
+    @precondition(lambda self: any(worker.running for worker in self.workers))
+    @rule(number=WORKERS, size=st.integers(1, CHUNK_BYTES))
     def worker_draws(self, number: int, size: int) -> None:
-        self.worker(number).draws(size)
+        self.busy(number).draws(size)
 
+    @precondition(lambda self: any(worker.running for worker in self.workers))
+    @rule(number=WORKERS, size=st.integers(CHUNK_BYTES + 1, 8 * CHUNK_BYTES))
+    def worker_draws_a_large_picture(self, number: int, size: int) -> None:
+        self.busy(number).draws(size)
+
+    @precondition(lambda self: any(worker.running for worker in self.workers))
     @rule(number=WORKERS, code=st.sampled_from(CODES), started=st.booleans())
     def worker_fails(self, number: int, code: str, started: bool) -> None:
-        self.worker(number).fails(code, started=started)
+        self.busy(number).fails(code, started=started)
+
+    @rule(number=WORKERS, lags=st.booleans(), most=st.integers(0, 3))
+    def worker_lags_or_catches_up(self, number: int, lags: bool, most: int) -> None:
+        self.worker(number).lags = lags
+        self.worker(number).reads(most)
+
+    @rule(number=WORKERS, code=st.sampled_from(["now", "model"]))
+    def worker_says_more(self, number: int, code: str) -> None:
+        worker = self.worker(number)
+        if worker.running and worker.welcome:
+            worker.says(wire.Step(attempt=worker.running, phase="sampling", step=1, steps=4))
+        worker.says(wire.EngineState(state="idle", loaded="tiny" if code == "now" else "other"))
+
+    @rule(number=WORKERS, has=st.booleans())
+    def files_come_and_go(self, number: int, has: bool) -> None:
+        worker = self.worker(number)
+        worker.files = (MODEL, OTHER) if has else (MODEL,)
+        if worker.welcome:
+            worker.says(wire.Inventory(), encode_inventory(worker.files))
 
     @rule(number=WORKERS)
     def worker_redials(self, number: int) -> None:
@@ -179,9 +196,16 @@ class Farm(RuleBasedStateMachine):
         self.net.manager.forgive(seconds)
 
     @invariant()
-    def turn_ends(self) -> None:
-        if self.clients:
-            self.net.turn()
+    def everybody_goes_on(self) -> None:
+        """The turn ends; who neither lags nor is silent reads, begins to draw and acknowledges."""
+        if not self.clients:
+            return
+        self.net.turn()
+        for peer in (*self.clients, *self.workers):
+            if not peer.silent and not peer.lags:
+                peer.reads()
+                peer.goes_on()
+        self.net.turn()
 
     # --- the end ---
 
@@ -201,10 +225,11 @@ class Farm(RuleBasedStateMachine):
         self.net.flush()
         for number in range(3):
             worker = self.worker(number)
-            worker.silent = False
+            worker.silent = worker.lags = False
+            worker.files = (MODEL, OTHER)
             worker.redials()
         for client in self.clients:
-            client.silent = False
+            client.silent = client.lags = False
             client.redials()
 
     def settle(self) -> None:
@@ -214,11 +239,10 @@ class Farm(RuleBasedStateMachine):
                 peer.reads()
             for worker in self.workers:
                 worker.draws(2 * CHUNK_BYTES)
-                worker.starts()
                 if second % 30 == 29:
                     worker.offers_again()
-            for client in self.clients:
-                client.sees()
+            for peer in (*self.clients, *self.workers):
+                peer.goes_on()
             self.net.turn(1.0)
 
     def check_ends(self) -> None:
@@ -228,10 +252,6 @@ class Farm(RuleBasedStateMachine):
         for client in self.clients:
             assert not client.accepted - told, "accepted, and nobody was told the end"
             assert set(client.bodies) <= told | client.accepted | client.refused
-        seen: dict[tuple[str, int], str] = {}
-        for client in self.clients:
-            for key, digest in client.pictures.items():
-                assert seen.setdefault(key, digest) == digest, "two clients, two pictures"
 
     def check_nothing_is_left(self) -> None:
         state = self.net.manager.state

@@ -77,7 +77,7 @@ def test_each_engine_frame_survives_its_way_in_any_pieces(kind, data):
     stream = b"".join(map(engine.encode_frame, frames))
     cut = data.draw(st.integers(0, len(stream)))
     reader = engine.FrameReader((*engine.FROM_CHILD, *engine.TO_CHILD))
-    assert reader.feed(stream[:cut]) + reader.feed(stream[cut:]) == frames
+    assert [*reader.feed(stream[:cut]), *reader.feed(stream[cut:])] == frames
 
 
 @given(values(Petition))
@@ -178,6 +178,10 @@ BOMBS = {
 }
 
 
+def frames_of(data: bytes) -> list[engine.EngineFrame]:
+    return list(engine.FrameReader(engine.FROM_CHILD).feed(data))
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_disarmed(name):
     bomb = BOMBS[name]
@@ -188,7 +192,7 @@ def test_bombs_are_disarmed(name):
         decode_petition(bomb)
     with pytest.raises(ProtocolError):
         decode_inventory(bomb)
-    _, error = tried(ProtocolError, engine.FrameReader(engine.FROM_CHILD).feed, bomb)
+    _, error = tried(ProtocolError, frames_of, bomb)
     assert error is None or "garbled" in str(error)
 
 
@@ -197,7 +201,7 @@ def test_bombs_are_disarmed(name):
 def test_bodies_and_streams_of_anything(data):
     tried(PetitionError, decode_petition, data)
     tried(ProtocolError, decode_inventory, data)
-    tried(ProtocolError, engine.FrameReader(engine.FROM_CHILD).feed, data)
+    tried(ProtocolError, frames_of, data)
 
 
 @given(st.sampled_from([f.name for f in msgspec.structs.fields(Params)]), PLAIN)

@@ -237,7 +237,7 @@ def test_drawing_is_the_default_verb(client, verb):
         (["--seed=3", "h"], "--seed=3 stands where HOST belongs"),
         (["models"], "'models' is a verb and stands where HOST belongs"),
         (["txt2img", "-m", "m"], "sdistrib-client HOST txt2img"),
-        (["h", "modles"], "did you mean 'models'?"),
+        (["h", "modelz"], "did you mean 'models'?"),
         (["h", "zzz", "-p", "x"], "'zzz' belongs to no flag; verbs are txt2img, models"),
         (["h", "--promt", "x"], "--prompt"),
         (["h", "models", "--kind", "x"], "--kind"),

@@ -121,7 +121,8 @@ def test_a_petition_goes_at_once_on_an_open_connection(open_bench):
 
 def test_hellos_are_repeated_until_one_is_welcomed_and_not_after(bench):
     assert sent(bench.wait(3.5)) == [wire.ClientHello(protocols=(1,), software="test")] * 4
-    bench.welcome()
+    bench.petition()
+    assert sent(bench.welcome()) == [wire.Submit(id=ID)]
     assert sent(bench.welcome()) == []
     assert all(isinstance(message, wire.Beat) for message in sent(bench.wait(3.5)))
 
@@ -317,6 +318,7 @@ def test_finished_with_failures_carries_them(open_bench):
         (wire.Finished(id=ID, state="failed"), "failed", "internal"),
         (wire.Finished(id=ID, state="done", done=(0, 1)), "failed", "internal"),
         (wire.Finished(id=ID, state="done"), "failed", "internal"),
+        (wire.Finished(id=ID, state="expired", done=(1,)), "expired", "internal"),
         (wire.Finished(id=ID, state="running"), "failed", "internal"),
     ],
 )

@@ -51,12 +51,19 @@ def test_every_kind_of_frame_is_tested_here():
 def test_frames_come_out_as_they_went_in_however_the_stream_is_cut():
     for kinds, frames in ((FROM_CHILD, TOLD), (TO_CHILD, ASKED)):
         stream = b"".join(map(encode_frame, frames))
-        assert FrameReader(kinds).feed(stream) == frames
+        assert list(FrameReader(kinds).feed(stream)) == frames
         for size in (1, 7, 100):
             reader, out = FrameReader(kinds), []
             for start in range(0, len(stream), size):
                 out += reader.feed(stream[start : start + size])
             assert out == frames
+
+
+def test_frames_before_a_garbled_one_count():
+    frames = FrameReader(FROM_CHILD).feed(encode_frame(Began(ticket=4)) + b"\xc1")
+    assert next(frames) == Began(ticket=4)
+    with pytest.raises(ProtocolError, match="garbled"):
+        next(frames)
 
 
 def test_a_frame_is_a_plain_array_of_name_and_map():
@@ -86,7 +93,7 @@ def test_a_frame_is_a_plain_array_of_name_and_map():
 )
 def test_what_is_no_frame_is_garbled(value):
     with pytest.raises(ProtocolError, match="garbled"):
-        FrameReader(FROM_CHILD).feed(msgpack.packb(value))
+        list(FrameReader(FROM_CHILD).feed(msgpack.packb(value)))
 
 
 @pytest.mark.parametrize(
@@ -107,15 +114,15 @@ def test_what_is_no_frame_is_garbled(value):
 )
 def test_bytes_of_a_broken_child_end_in_one_kind_of_error(stream):
     with pytest.raises(ProtocolError, match="garbled"):
-        FrameReader(FROM_CHILD).feed(stream)
+        list(FrameReader(FROM_CHILD).feed(stream))
 
 
 def test_a_frame_at_n_and_n_plus_1():
     most = limits.ENGINE_FRAME_BYTES_MAX
     frame = LogLine(level=1, text="x" * most)
-    assert FrameReader(FROM_CHILD).feed(encode_frame(frame)) == [frame]
+    assert list(FrameReader(FROM_CHILD).feed(encode_frame(frame))) == [frame]
     with pytest.raises(ProtocolError, match="garbled"):
-        FrameReader(FROM_CHILD).feed(encode_frame(LogLine(level=1, text="x" * (most + 1))))
+        list(FrameReader(FROM_CHILD).feed(encode_frame(LogLine(level=1, text="x" * (most + 1)))))
 
 
 @pytest.mark.parametrize("start", [b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", LONG_LIST])
@@ -124,9 +131,9 @@ def test_a_frame_without_end_is_not_waited_for(start, piece):
     reader = FrameReader(FROM_CHILD)
 
     def feed_for_ever():
-        reader.feed(start)
+        list(reader.feed(start))
         for _ in range(3 * limits.ENGINE_FRAME_BYTES_MAX // len(piece)):
-            reader.feed(piece)
+            list(reader.feed(piece))
 
     with pytest.raises(ProtocolError, match="garbled"):
         feed_for_ever()
@@ -135,4 +142,4 @@ def test_a_frame_without_end_is_not_waited_for(start, piece):
 def test_a_long_stream_of_short_frames_goes_on_for_ever():
     reader, frame = FrameReader(FROM_CHILD), LogLine(level=1, text="x" * 50_000)
     for _ in range(6 * limits.ENGINE_FRAME_BYTES_MAX // 50_000):
-        assert reader.feed(encode_frame(frame)) == [frame]
+        assert list(reader.feed(encode_frame(frame))) == [frame]

@@ -90,7 +90,7 @@ def test_cancel_keeps_what_is_recorded_drops_the_rest_and_refuses_late_results(f
     assert client.last(wire.Finished).state == "cancelled"
 
 
-def test_a_result_still_being_kept_when_the_cancel_commits_is_refused(farm):
+def test_a_result_still_arriving_when_the_cancel_commits_is_refused_and_forgotten(farm):
     client, worker = Client(farm), Worker(farm)
     pid = client.submits()
     attempt = worker.starts()
@@ -102,7 +102,7 @@ def test_a_result_still_being_kept_when_the_cancel_commits_is_refused(farm):
         worker.says(wire.Chunk(digest=head.digest, offset=offset), data[: limits.MIB])
     assert worker.got(wire.ResultRefused)
     assert not client.pictures
-    assert farm.kept(fx.DropBlob)
+    assert not farm.manager.state.arriving
 
 
 def test_cancel_of_an_ended_petition_answers_its_end(farm):

@@ -553,6 +553,21 @@ def test_abandoned_before_its_speed_is_known_goes_on_until_it_is() -> None:
     assert log_of(made, "error") == ""
 
 
+def test_nothing_is_asked_of_a_child_that_was_ended() -> None:
+    rig = Rig()
+    rig.connect()
+    ticket = rig.begin(attempt(0), attempt(1), steps=50)
+    rig.engine(child.At(ticket=ticket, phase="sampling", step=1, steps=50, step_s=9.0))
+    assert of(rig.hear(wire.Abandon(attempt=attempt(0))), fx.KillEngine)
+    # Its picture was under way already.
+    made = rig.draw(ticket)
+    assert of(made, fx.DropPicture)
+    assert asked(made) == []
+    info = ErrorInfo(code="cancelled", message="x", signal="SIGKILL")
+    assert of(rig.turn(events.EngineDied(info, ours=True)), fx.StartEngine)
+    assert one(asked(rig.engine(child.Ready(facts=FACTS)))).seed == 101
+
+
 def test_abandoned_near_its_end_finishes_unseen() -> None:
     rig = Rig()
     rig.connect()
@@ -868,10 +883,23 @@ def test_files_loras_and_upscalers_are_resolved() -> None:
         child.LoraFile("/m/l", 0.5, False),
         child.LoraFile("/m/l", 2.0, True),
     )
-    assert [(used.field, used.name) for used in plan.used if used.field == "prompt"] == [
+    used = Shelf((*FILES, upscaler)).used(plan)
+    assert [(file.field, file.name) for file in used if file.field == "prompt"] == [
         ("prompt", "style.safetensors"),
         ("prompt", "style.safetensors"),
     ]
+
+
+def test_a_picture_tells_digests_that_became_known_while_it_was_drawn() -> None:
+    nameless = StoredFile(ModelFile("stable-diffusion", "tiny.safetensors", 14_000_000), "/m/t", 1)
+    replaced = StoredFile(MODEL.file, "/m/t", 2)
+    for now, digest_then in ((MODEL, "a" * 64), (replaced, "")):
+        rig = Rig((nameless,))
+        rig.connect()
+        ticket = rig.begin(attempt())
+        rig.turn(events.InventoryChanged((now,)))
+        order = one(of(rig.draw(ticket), fx.EncodePicture))
+        assert one(list(order.facts.files)).digest == digest_then
 
 
 # --- leaving ----------------------------------------------------------------------------------

@@ -1,13 +1,9 @@
 """The worker's shell: receive, decide, carry out. All decisions are in the machine."""
 
-import contextlib
 import logging
-import os
 import signal
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from types import FrameType
 
 from sdistrib import limits
 from sdistrib.errors import ProtocolError
@@ -19,6 +15,7 @@ from sdistrib_worker import events
 from sdistrib_worker.encoder import Encoder
 from sdistrib_worker.link import EngineLink
 from sdistrib_worker.machine import Worker
+from sdistrib_worker.mailbox import Mailbox
 from sdistrib_worker.shelf import StoredFile
 
 _LOG = logging.getLogger("sdistrib.worker")
@@ -47,26 +44,21 @@ class Loop:
         self._dealer = dealer
         self._codec = Codec(MANAGER_TO_WORKER)
         #: Filled by this thread, by signal handlers, by the encoder and by the librarian.
-        self._events: deque[events.Event] = deque()
+        self._mailbox = Mailbox()
         self._exit_status: int | None = None
         self._watch = Watch()
         self._watch.add(dealer)
         self._engine = EngineLink(command, environment, self._watch)
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._watch.add(self._wake_read)
-        self._encoder = Encoder(self._notify)
+        self._watch.add(self._mailbox.fileno())
+        self._encoder = Encoder(self._mailbox.put)
 
     def publish(self, files: tuple[StoredFile, ...]) -> None:
         """The inventory changed; may be called from any thread."""
-        self._notify(events.InventoryChanged(files))
+        self._mailbox.put(events.InventoryChanged(files))
 
     def stop_on(self, *signals: signal.Signals) -> None:
         """Ask the worker to stop whenever one of these signals comes."""
-        for number in signals:
-            signal.signal(number, self._on_signal)
-        signal.set_wakeup_fd(self._wake_write)
+        self._mailbox.stop_on(*signals)
 
     def run(self) -> int:
         """Turn until stopped; gives the exit status.
@@ -89,27 +81,17 @@ class Loop:
 
     def turn(self) -> None:
         """Handle everything that is readable, then what is due."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
+        self._mailbox.settle()
         for event in self._readable():
             self._handle(event)
         self._handle(events.TurnEnded())
         self._engine.poll_what_is_open()
 
     def _planned_s(self) -> float:
-        if self._events:
+        if self._mailbox:
             return 0.0
         most_s = _FLUSH_S if self._engine.wants_write else limits.BEAT_S
         return min(max(self._worker.next_deadline() - time.monotonic(), 0.0), most_s)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._events.append(events.StopRequested())
-
-    def _notify(self, event: events.Event) -> None:
-        self._events.append(event)
-        # A full pipe wakes the loop as well; a closed one has no loop to wake.
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b"\0")
 
     def _readable(self) -> Iterator[events.Event]:
         yield from self._engine.receive()
@@ -118,8 +100,8 @@ class Loop:
             if frames is None:
                 break
             yield self._decode(frames)
-        while self._events:
-            yield self._events.popleft()
+        while (event := self._mailbox.take()) is not None:
+            yield event
 
     def _decode(self, frames: list[Buffer]) -> events.Event:
         try:
@@ -136,7 +118,7 @@ class Loop:
         match effect:
             case fx.Send(message, body):
                 if self._dealer.send(encode(message, body)) != "sent":
-                    self._events.append(events.SendFailed(message))
+                    self._mailbox.put(events.SendFailed(message))
             case fx.EncodePicture():
                 self._encoder.order(effect)
             case fx.Log(level, text):
@@ -148,15 +130,11 @@ class Loop:
             case _:
                 vanished = self._engine.carry_out(effect)
                 if vanished is not None:
-                    self._events.append(vanished)
+                    self._mailbox.put(vanished)
 
     def _close(self) -> None:
         # What was said last leaves while the engine ends.
         self._dealer.close(linger_s=1.0)
         self._engine.stop()
         self._encoder.stop()
-        signal.set_wakeup_fd(-1)
-        # The librarian may still speak; then nobody must listen at a number that is used anew.
-        wake_write, self._wake_write = self._wake_write, -1
-        os.close(wake_write)
-        os.close(self._wake_read)
+        self._mailbox.close()

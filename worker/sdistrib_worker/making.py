@@ -230,7 +230,8 @@ class Making:
         running = self.drawing.about(ticket)
         if running is not None:
             self.drawing.declined(loading=False)
-            error = missing(running.plan.named[path], self.shelf, self._settings.name)
+            want = next(want for want, entry in running.plan.found if entry.path == path)
+            error = missing(want, self.shelf, self._settings.name)
             self.fail(running.job.attempt, error)
 
     def _on_drawn(self, drawn: Drawn, picture: object) -> None:
@@ -306,7 +307,7 @@ class Making:
             index=made.job.attempt.index,
             seed=made.job.seed,
             params=made.job.params,
-            files=made.plan.used,
+            files=self.shelf.used(made.plan),
             sampling_method=made.drawn.sampling_method,
             scheduler=made.drawn.scheduler,
             engine=made.engine,

@@ -36,11 +36,22 @@ class Shelf:
         self.stored = tuple(stored)
         self.catalogue = Catalogue(entry.file for entry in self.stored)
         self._by_name = {(entry.file.kind, entry.file.name): entry for entry in self.stored}
+        self._by_path = {entry.path: entry for entry in self.stored}
 
     def find(self, kind: ModelKind, name: str) -> StoredFile | None:
         """The file that `name` means, or None when there is none or more than one."""
         file = self.catalogue.find(kind, name)
         return self._by_name[file.kind, file.name] if file else None
+
+    def used(self, plan: "Plan") -> tuple[UsedFile, ...]:
+        """What a plan's files are called, with digests that may have become known since."""
+        return tuple(
+            UsedFile(want.field, entry.file.name, self._digest(entry)) for want, entry in plan.found
+        )
+
+    def _digest(self, entry: StoredFile) -> str:
+        now = self._by_path.get(entry.path, entry)
+        return now.file.digest if _place(now) == _place(entry) else entry.file.digest
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +60,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: Absolute path for each parameter that names a file.
     files: dict[str, str]
     loras: tuple[LoraFile, ...]
-    #: What named each path.
-    named: dict[str, Wanted]
-    #: Names and digests for the picture's metadata.
-    used: tuple[UsedFile, ...]
+    #: What was wanted, and the file that it was found to mean.
+    found: tuple[tuple[Wanted, StoredFile], ...]
     #: Context key for our own engine: it does not change when a digest becomes known.
     key: str
     #: Context digest as others see it: equal on all workers that know their files' digests.
@@ -86,10 +95,7 @@ def make_plan(params: Params, shelf: Shelf, worker: str) -> Plan:
     return Plan(
         files={field: entry.path for field, entry in by_field.items()},
         loras=tuple(lora for lora, _ in loras),
-        named={entry.path: want for want, entry in found},
-        used=tuple(
-            UsedFile(want.field, entry.file.name, entry.file.digest) for want, entry in found
-        ),
+        found=tuple(found),
         key=_digest(params, {f: _place(e) for f, e in load.items()}, _places(loras, params)),
         context=_digest(
             params, {f: _content(e) for f, e in load.items()}, _contents(loras, params)

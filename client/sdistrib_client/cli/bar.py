@@ -56,7 +56,7 @@ class Bar(Lines):
             )
         idle = not here and not progress.done
         text = waiting(progress.ahead, progress.reason) if idle else "pictures"
-        left = f", about {duration(progress.eta_s)} left" if progress.eta_s else ""
+        left = f", about {duration(progress.eta_s)} left" if progress.eta_s >= 1 else ""
         self._show(progress.done, text, f"{progress.done}/{progress.images}{left}")
 
     def line(self, text: str, color: str | None = None) -> None:

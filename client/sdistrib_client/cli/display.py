@@ -145,7 +145,7 @@ def describe(progress: wire.Progress) -> str:
     words += [f"picture {at.index} on {at.worker}: {doing(at)}" for at in progress.running]
     if progress.reason:
         words.append(progress.reason)
-    if progress.eta_s:
+    if progress.eta_s >= 1:
         words.append(f"about {duration(progress.eta_s)} left")
     return "; ".join(words)
 

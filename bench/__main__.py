@@ -1,0 +1,51 @@
+"""`python -m bench [NAME…] [--rounds N] [--json FILE]`: the figures of the README.
+
+Measurements that are compared are made in turn (ours, theirs, ours, …) and divided pair by pair.
+This is no test: the exit status says only whether everything could be measured.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import engine_figures, farm_figures, start_figures
+from bench.stats import Figure, Outcome, measured, plain, row, table
+
+FIGURES: dict[str, Figure] = {
+    figure.name: figure
+    for figure in (*engine_figures.FIGURES, *farm_figures.FIGURES, *start_figures.FIGURES)
+}
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}")
+    parser.add_argument("--rounds", type=int, help="pairs of measurements  [default: by figure]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    arguments = parser.parse_args(words)
+    for name in arguments.names:
+        if name not in FIGURES:
+            parser.error(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error("--rounds is at least 1")
+    return arguments
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write the samples."""
+    arguments = _arguments(words)
+    outcomes: list[Outcome] = []
+    for name in arguments.names or FIGURES:
+        outcome = measured(FIGURES[name], arguments.rounds)
+        outcomes.append(outcome)
+        print("  ".join(filter(None, row(outcome)[:-1])), file=sys.stderr, flush=True)
+    print(table(outcomes))
+    if arguments.json is not None:
+        text = json.dumps([plain(outcome) for outcome in outcomes], indent=1)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

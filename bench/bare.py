@@ -1,0 +1,40 @@
+"""The worker's own engine in one process with nothing around it: the loop to be equalled.
+
+`python -m bench.bare MODEL_FILE THREADS` reads numbers of images from standard input, draws that
+many of `bench.engine_figures.PARAMS` with seeds from 0 and prints the seconds it took.
+"""
+
+import sys
+import time
+
+from bench.engine_figures import PARAMS
+from sdistrib.protocol.engine import Draw
+from sdistrib.protocol.messages import Phase
+from sdistrib_worker.engine.sdcpp import SdCpp
+
+
+class _Deaf:
+    def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
+        """Nobody is told."""
+
+    def log(self, level: int, text: str) -> None:
+        """Nobody is told."""
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    model, threads = sys.argv[1:3]
+    engine = SdCpp("auto", _Deaf())
+    for line in sys.stdin:
+        began_at = time.perf_counter()
+        for number in range(int(line)):
+            request = Draw(
+                ticket=1, context="bare", params=PARAMS, seed=number,
+                files={"model": model}, threads=int(threads),
+            )  # fmt: skip
+            engine.draw(request)
+        print(time.perf_counter() - began_at, flush=True)
+
+
+if __name__ == "__main__":
+    main()
