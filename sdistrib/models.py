@@ -146,10 +146,10 @@ def not_found(want: Wanted, catalogues: Iterable[Catalogue]) -> ErrorInfo:
     names = {file.name for files in catalogues for file in files.files if file.kind == want.kind}
     closest = closest_names(want.name, names)
     code: ErrorCode = "lora_not_found" if want.kind == "lora" else "model_not_found"
-    count = f"{len(names)} file{'s' if len(names) != 1 else ''} of that kind"
+    known = "1 file of that kind is" if len(names) == 1 else f"{len(names)} files of that kind are"
     return ErrorInfo(
         code=code,
-        message=f"No worker has the {want.kind} file {want.name!r}; there are {count}.",
+        message=f"No worker has the {want.kind} file {want.name!r}; {known} known.",
         field=want.field,
         closest=tuple(closest),
     )

@@ -38,8 +38,10 @@ def pump(state: State, client: Client) -> None:
     """Send what the credit allows."""
     while client.ready:
         entry, index = client.ready[0]
-        result = entry.image(index).result
-        if result is None or entry.route != client.route:
+        image = entry.image(index)
+        result = image.result
+        # Another connection may have taken the petition over, and even brought it back.
+        if result is None or image.seen or entry.route != client.route:
             client.ready.popleft()
             continue
         if not client.may_send(result.size_bytes) or client.transfer_of(result.digest):
@@ -70,9 +72,15 @@ def _send_pieces(state: State, client: Client, digest: str, pieces: Outgoing) ->
 def piece_seen(state: State, client: Client, message: wire.ChunkSeen, _: Buffer = b"") -> None:
     """The client has part of a picture; it can take more."""
     delivery = client.transfer_of(message.digest)
-    if delivery is not None and delivery.pieces is not None:
-        delivery.pieces.seen(message.offset)
-        _send_pieces(state, client, message.digest, delivery.pieces)
+    if delivery is None or delivery.pieces is None:
+        return
+    if message.digest not in state.blob_uses:
+        # Another connection has taken the petition over and has the picture.
+        client.land(delivery.entry.id, delivery.index)
+        pump(state, client)
+        return
+    delivery.pieces.seen(message.offset)
+    _send_pieces(state, client, message.digest, delivery.pieces)
 
 
 def seen(state: State, client: Client, message: wire.ResultSeen, _: Buffer = b"") -> None:

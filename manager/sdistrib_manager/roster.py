@@ -54,6 +54,11 @@ class Worker:
             known = self._has[wanted] = not self.catalogue.missing(wanted)
         return known
 
+    def has_loaded(self, wanted: tuple[Wanted, ...]) -> bool:
+        """The model that these files begin with is in its memory now."""
+        model = self.catalogue.find(wanted[0].kind, wanted[0].name) if wanted else None
+        return model is not None and model.name == self.state.loaded
+
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """Its files changed."""
         self.catalogue = catalogue

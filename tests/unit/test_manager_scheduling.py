@@ -70,7 +70,7 @@ def test_a_worker_that_has_the_model_loaded_is_preferred(farm):
     client = Client(farm)
     Worker(farm, "gpu1")
     warm = Worker(farm, "gpu2")
-    warm.says(wire.EngineState(state="idle", loaded="tiny"))
+    warm.says(wire.EngineState(state="idle", loaded="tiny.safetensors"))
     client.submits()
     assert len(warm.attempts) == 1
 

@@ -42,7 +42,7 @@ def _next(queue: Queue, free: list[Worker], avoids: Avoids) -> Choice | None:
     for entry in queue.heads():
         able = [worker for worker in free if worker.has_all(entry.wanted)]
         # A worker that has the petition's model in memory needs no load.
-        able.sort(key=lambda worker: worker.state.loaded != entry.petition.params.model)
+        able.sort(key=lambda worker: not worker.has_loaded(entry.wanted))
         for worker in able:
             index = _first(entry, worker, avoids)
             if index is not None:
