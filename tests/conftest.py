@@ -1,5 +1,6 @@
 """What all tests share: skip policy, models, the watch for leaks, hypothesis profiles."""
 
+import contextlib
 import gc
 import importlib.util
 import os
@@ -85,8 +86,11 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _children() -> set[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found.update(map(int, task.read_text().split()))
+    return found
 
 
 def _fds() -> set[str]:
