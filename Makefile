@@ -8,7 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
-PYTEST_ARGS ?=
+# Two at a time: most tests wait for processes.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 # Coverage floors: everything, and the parts whose every branch must be tested.
 FLOOR := 90

@@ -132,11 +132,12 @@ def progress(state: State, entry: Entry) -> wire.Progress:
 
 def _eta_s(entry: Entry, running: tuple[wire.ImageProgress, ...]) -> float:
     """Seconds to the end, from this petition's own pictures and steps; 0 when nothing is known."""
-    steps_left = sum((at.steps - at.step) * at.step_s for at in running)
+    left_s = sum(max(0, at.steps - at.step) * at.step_s for at in running)
     if entry.done:
         image_s = entry.draw_s / entry.done
     else:
         image_s = max((at.steps * at.step_s for at in running), default=0.0)
     if not running or not image_s:
         return 0.0
-    return (steps_left + image_s * max(0, entry.open - len(running))) / len(running)
+    eta_s = (left_s + image_s * max(0, entry.open - len(running))) / len(running)
+    return min(eta_s, limits.SECONDS_MAX)

@@ -16,6 +16,9 @@ from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.scheduler import fifo
 from sdistrib_manager.state import State
 
+#: Live attempts at one image.
+_LIVE_MAX = 2
+
 
 def on_message(state: State, route: bytes, message: wire.Message, body: Buffer) -> None:
     """A worker said something.
@@ -258,7 +261,9 @@ def _unpark(state: State, worker: Worker) -> None:
             continue
         entry, image = found
         issued = image.issued[lease.attempt.number]
-        if issued.live or image.state in IMAGE_ENDS:
+        live = sum(other.live for other in image.issued.values())
+        # Two others are at it already; a result from here would still count.
+        if issued.live or live >= _LIVE_MAX or image.state in IMAGE_ENDS:
             continue
         issued.live = True
         if image.state == "waiting":

@@ -332,6 +332,17 @@ class Worker(Peer):
             self.running = self.queue.popleft()
             self.says(wire.Started(attempt=self.running))
 
+    def makes(self, step: int) -> None:
+        """A step of the running image."""
+        if self.running and self.welcome:
+            self.says(wire.Step(attempt=self.running, phase="sampling", step=step, steps=4))
+
+    def announces(self) -> None:
+        """Its files changed."""
+        if self.welcome:
+            self.says(wire.EngineState(state="idle", loaded="other"))
+            self.says(wire.Inventory(), encode_inventory(self.files))
+
     def draws(self, size: int) -> None:
         """Finish the running image as a picture of `size` bytes, the same on any attempt here."""
         attempt, self.running = self.running, None

@@ -22,7 +22,6 @@ from sdistrib import limits
 from sdistrib.models import ModelFile
 from sdistrib.petitions import PETITION_ENDS
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import encode_inventory
 from sdistrib_manager.events import StopRequested
 from tests.property.peers import Client, Net, Worker
 from tests.support.farm import MODEL, petition_id
@@ -31,7 +30,18 @@ OTHER = ModelFile("stable-diffusion", "other.safetensors", 5)
 #: Small enough that most pictures here travel in pieces.
 CHUNK_BYTES = 50
 CODES = ["engine_crashed", "engine_hung", "engine_error", "out_of_memory", "unsupported"]
+ENDS = [{}, {}, {"timeout_s": 5.0}, {"cancel_on_disconnect": True}]
+TROUBLES = [
+    "files", "dies", "leaves", "redials", "lags", "silent", "broken", "full",
+    "disk now", "disk later", "disk fails",
+]  # fmt: skip
 WORKERS, CLIENTS = st.integers(0, 2), st.integers(0, 1)
+MODELS = st.sampled_from(["tiny", "tiny", "other", "none"])
+
+
+def busy(farm: "Farm") -> list[Worker]:
+    """Workers that draw."""
+    return [worker for worker in farm.workers if worker.running]
 
 
 class Farm(RuleBasedStateMachine):
@@ -53,7 +63,7 @@ class Farm(RuleBasedStateMachine):
         self.workers = [self.start(number) for number in range(workers)]
         self.everybody_goes_on()
         for client in (0, 1):
-            self.submit(client, images, "tiny", timeout_s=0.0, tied=False)
+            self.submit(client, images, "tiny", {})
 
     def start(self, number: int) -> Worker:
         self.instances += 1
@@ -65,135 +75,109 @@ class Farm(RuleBasedStateMachine):
             self.workers.append(self.start(len(self.workers)))
         return self.workers[number]
 
-    # --- clients ---
+    # --- what people want ---
 
-    @rule(
-        client=CLIENTS, images=st.integers(1, 5), model=st.sampled_from(["tiny", "tiny", "other", "none"]),
-        timeout_s=st.sampled_from([0.0, 0.0, 5.0]), tied=st.booleans(),
-    )  # fmt: skip
-    def submit(self, client: int, images: int, model: str, timeout_s: float, tied: bool) -> None:
+    @rule(client=CLIENTS, images=st.integers(1, 5), model=MODELS, ends=st.sampled_from(ENDS))
+    def submit(self, client: int, images: int, model: str, ends: dict[str, Any]) -> None:
         self.petitions += 1
-        self.clients[client].submits(
-            petition_id(self.petitions), images=images, model=model, timeout_s=timeout_s,
-            cancel_on_disconnect=tied and client == 1,
-        )  # fmt: skip
+        pid = petition_id(self.petitions)
+        self.clients[client].submits(pid, images=images, model=model, **ends)
 
-    @rule(client=CLIENTS, data=st.data())
-    def cancel(self, client: int, data: Any) -> None:
-        if self.petitions:
-            number = data.draw(st.integers(1, self.petitions))
-            self.clients[client].cancels_one(petition_id(number))
+    @rule(client=CLIENTS, number=st.integers(1, 6))
+    def cancel(self, client: int, number: int) -> None:
+        self.clients[client].cancels_one(petition_id(number))
 
-    @rule(client=CLIENTS, lags=st.booleans(), most=st.integers(0, 3))
-    def client_lags_or_catches_up(self, client: int, lags: bool, most: int) -> None:
-        self.clients[client].lags = lags
-        self.clients[client].reads(most)
+    @rule(taker=CLIENTS, number=st.integers(1, 6))
+    def attach(self, taker: int, number: int) -> None:
+        pid = petition_id(number)
+        body = self.clients[1 - taker].bodies.get(pid)
+        if body is not None:
+            self.clients[taker].bodies[pid] = body
+            self.clients[taker].says(wire.Submit(id=pid), body)
 
-    @rule(client=CLIENTS)
-    def client_redials(self, client: int) -> None:
-        self.clients[client].redials()
+    # --- what workers do ---
 
-    @rule(client=CLIENTS, taker=CLIENTS, data=st.data())
-    def attach(self, client: int, taker: int, data: Any) -> None:
-        bodies = self.clients[client].bodies
-        if bodies and client != taker:
-            pid = data.draw(st.sampled_from(sorted(bodies)))
-            self.clients[taker].bodies[pid] = bodies[pid]
-            self.clients[taker].says(wire.Submit(id=pid), bodies[pid])
-
-    # --- workers ---
-
-    def busy(self, number: int) -> Worker:
-        """One of those that draw."""
-        busy = [worker for worker in self.workers if worker.running]
-        return busy[number % len(busy)]
-
-    @precondition(lambda self: any(worker.running for worker in self.workers))
+    @precondition(busy)
     @rule(number=WORKERS, size=st.integers(1, CHUNK_BYTES))
     def worker_draws(self, number: int, size: int) -> None:
-        self.busy(number).draws(size)
+        self.one_of(busy(self), number).draws(size)
 
-    @precondition(lambda self: any(worker.running for worker in self.workers))
+    @precondition(busy)
     @rule(number=WORKERS, size=st.integers(CHUNK_BYTES + 1, 8 * CHUNK_BYTES))
     def worker_draws_a_large_picture(self, number: int, size: int) -> None:
-        self.busy(number).draws(size)
+        self.one_of(busy(self), number).draws(size)
 
-    @precondition(lambda self: any(worker.running for worker in self.workers))
+    @precondition(busy)
+    @rule(size=st.integers(1, 2 * CHUNK_BYTES), rounds=st.integers(1, 3))
+    def all_draw(self, size: int, rounds: int) -> None:
+        for _ in range(rounds):
+            for worker in busy(self):
+                worker.draws(size)
+            self.everybody_goes_on()
+
+    @precondition(busy)
     @rule(number=WORKERS, code=st.sampled_from(CODES), started=st.booleans())
     def worker_fails(self, number: int, code: str, started: bool) -> None:
-        self.busy(number).fails(code, started=started)
+        self.one_of(busy(self), number).fails(code, started=started)
 
-    @rule(number=WORKERS, lags=st.booleans(), most=st.integers(0, 3))
-    def worker_lags_or_catches_up(self, number: int, lags: bool, most: int) -> None:
-        self.worker(number).lags = lags
-        self.worker(number).reads(most)
+    @precondition(busy)
+    @rule(number=WORKERS, step=st.integers(0, 9))
+    def worker_makes_a_step(self, number: int, step: int) -> None:
+        self.one_of(busy(self), number).makes(step)
 
-    @rule(number=WORKERS, code=st.sampled_from(["now", "model"]))
-    def worker_says_more(self, number: int, code: str) -> None:
-        worker = self.worker(number)
-        if worker.running and worker.welcome:
-            worker.says(wire.Step(attempt=worker.running, phase="sampling", step=1, steps=4))
-        worker.says(wire.EngineState(state="idle", loaded="tiny" if code == "now" else "other"))
+    # --- what goes wrong ---
 
-    @rule(number=WORKERS, has=st.booleans())
-    def files_come_and_go(self, number: int, has: bool) -> None:
-        worker = self.worker(number)
-        worker.files = (MODEL, OTHER) if has else (MODEL,)
-        if worker.welcome:
-            worker.says(wire.Inventory(), encode_inventory(worker.files))
+    @rule(number=st.integers(0, 4), kind=st.sampled_from(TROUBLES), most=st.integers(0, 3))
+    def trouble(self, number: int, kind: str, most: int) -> None:
+        peer = self.one_of([*self.workers, *self.clients], number)
+        match kind:
+            case "files" if isinstance(peer, Worker):
+                peer.files = [(), (MODEL,), (OTHER,), (MODEL, OTHER)][most]
+                peer.announces()
+            case "dies" | "leaves" if isinstance(peer, Worker):
+                self.restarts(peer, politely=kind == "leaves")
+            case "redials":
+                peer.redials()
+            case "lags":
+                peer.lags = not peer.lags
+                peer.reads(most)
+            case "silent":
+                peer.silent = not peer.silent
+            case "broken":
+                peer.line.open = False
+            case "full":
+                peer.line.full = not peer.line.full
+            case "disk now" | "disk later" | "disk fails":
+                self.disk_is(kind.removeprefix("disk "))
 
-    @rule(number=WORKERS)
-    def worker_redials(self, number: int) -> None:
-        self.worker(number).redials()
-
-    @rule(number=WORKERS)
-    def worker_dies(self, number: int) -> None:
-        self.worker(number).line.open = False
+    def restarts(self, worker: Worker, *, politely: bool) -> None:
+        if politely and worker.welcome and not worker.running and not worker.held:
+            worker.says(wire.Goodbye(reason="told to stop"))
+        worker.line.open = False
+        number = self.workers.index(worker)
         self.workers[number] = self.start(number)
 
-    @rule(number=WORKERS)
-    def worker_leaves(self, number: int) -> None:
-        worker = self.worker(number)
-        if worker.welcome and not worker.running and not worker.held:
-            worker.says(wire.Goodbye(reason="told to stop"))
-            worker.line.open = False
-            worker.silent = True
-
-    @rule(number=WORKERS, silent=st.booleans())
-    def worker_falls_silent_or_wakes(self, number: int, silent: bool) -> None:
-        self.worker(number).silent = silent
-
-    # --- the world ---
-
-    @rule(peer=st.integers(0, 4), full=st.booleans())
-    def wire_breaks_unnoticed_or_jams(self, peer: int, full: bool) -> None:
-        found = (*self.clients, *self.workers)[peer % (2 + len(self.workers))]
-        found.line.full = full
-        found.line.open = found.line.open and full
-
-    @rule(disk=st.sampled_from(["now", "later", "fails"]))
-    def disk_changes(self, disk: str) -> None:
+    def disk_is(self, disk: str) -> None:
         self.net.disk = disk
         self.net.flush()
-
-    @precondition(lambda self: self.net.disk != "now")
-    @rule()
-    def results_are_offered_again(self) -> None:
         for worker in self.workers:
             worker.offers_again()
 
-    @rule(seconds=st.sampled_from([1, 1, 2, 4, 31]))
-    def time_passes(self, seconds: int) -> None:
+    @rule(seconds=st.sampled_from([1, 4, 31]), paused=st.booleans())
+    def time_passes(self, seconds: int, paused: bool) -> None:
+        """With the peers' beats, or in one jump that is this machine's own pause."""
+        if paused:
+            self.net.now += seconds
+            self.net.manager.forgive(seconds)
+            return
         for _ in range(seconds):
             for peer in (*self.clients, *self.workers):
                 if not peer.silent:
                     peer.says(wire.Beat())
             self.net.turn(1.0)
 
-    @rule(seconds=st.sampled_from([10.0, 40.0]))
-    def this_machine_pauses(self, seconds: float) -> None:
-        self.net.now += seconds
-        self.net.manager.forgive(seconds)
+    def one_of(self, peers: list[Any], number: int) -> Any:
+        return peers[number % len(peers)]
 
     @invariant()
     def everybody_goes_on(self) -> None:
@@ -244,6 +228,14 @@ class Farm(RuleBasedStateMachine):
             for peer in (*self.clients, *self.workers):
                 peer.goes_on()
             self.net.turn(1.0)
+            if self.all_told():
+                return
+
+    def all_told(self) -> bool:
+        told = {pid for client in self.clients for pid in client.finished}
+        accepted = {pid for client in self.clients for pid in client.accepted}
+        idle = not any(w.held or w.running or w.queue for w in self.workers)
+        return idle and accepted <= told and not any(c.unseen for c in self.clients)
 
     def check_ends(self) -> None:
         for entry in self.net.manager.state.queue:

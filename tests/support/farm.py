@@ -52,22 +52,22 @@ class Farm:
         self.sent: dict[bytes, list[wire.Message]] = defaultdict(list)
         self.effects: list[fx.Effect] = []
         self.blob_failure = ""
+        self.redials = 0
 
     def happen(self, event: Event) -> list[fx.Effect]:
         """One event, pictures kept at once, invariants checked."""
         made = self.manager.handle(event, self.now)
         check_invariants(self.manager)
-        out: list[fx.Effect] = []
+        self.effects += made
         for effect in made:
-            out.append(effect)
+            if isinstance(effect, fx.Send | fx.SendPicture):
+                self.sent[effect.route].append(effect.message)
+        out = list(made)
+        for effect in made:
             if isinstance(effect, fx.PutBlob):
                 kept = BlobStored(effect.digest)
                 lost = BlobFailed(effect.digest, self.blob_failure)
                 out += self.happen(lost if self.blob_failure else kept)
-        for effect in made:
-            if isinstance(effect, fx.Send | fx.SendPicture):
-                self.sent[effect.route].append(effect.message)
-        self.effects += made
         return out
 
     def turn(self, after_s: float = 0.0) -> None:
@@ -178,7 +178,8 @@ class Worker(Peer):
 
     def reconnects(self, **more: Any) -> None:
         """The same process on a new connection."""
-        self.route = self.route[:4] + bytes([self.route[4] + 1])
+        self.farm.redials += 1
+        self.route = b"\0new" + bytes([self.farm.redials])
         self.hello(**more)
 
     @property

@@ -1,0 +1,311 @@
+"""Each constant of `sdistrib.limits` has a test that names it and shows it at N and behind N.
+
+The registry says which; a constant without a test, or a test that no longer names its constant,
+fails here. What has no home elsewhere is tested in this file.
+"""
+
+import ast
+import inspect
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sdistrib import limits
+from sdistrib.errors import ProtocolError
+from sdistrib.params import Params
+from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import Codec, encode
+from sdistrib_manager.clients import Client as Connection
+from sdistrib_manager.clients import Delivery
+from sdistrib_manager.events import StopRequested
+from sdistrib_manager.intake import _no_room
+from sdistrib_manager.loop import Loop
+from sdistrib_manager.machine import Manager
+from sdistrib_manager.queue import Entry
+from sdistrib_manager.state import Settings
+from sdistrib_manager.store.memory import MemoryBlobs, MemoryStore
+from sdistrib_worker.supervisor import EngineChild
+from tests.support.farm import Client, Farm, Worker, petition, petition_id
+
+TESTS = Path(__file__).parents[1]
+
+UNITS = {"KIB", "MIB", "GIB"}
+CODEC, RULES, PARAMS = "test_core_codec", "test_core_rules", "test_core_params"
+SOCKETS, WORKER, HERE = "test_core_transport", "test_worker_machine", "test_limits"
+REGISTRY = {
+    "HEADER_BYTES_MAX": (CODEC, "test_a_header_at_n_and_n_plus_1"),
+    "BODY_BYTES_MAX": (CODEC, "test_a_body_at_n_and_n_plus_1"),
+    "INVENTORY_BYTES_MAX": (CODEC, "test_a_body_at_n_and_n_plus_1"),
+    "INVENTORY_FILES_MAX": (CODEC, "test_inventories_go_both_ways_and_hold_n_files_and_no_more"),
+    "CHUNK_BYTES": (CODEC, "test_a_body_at_n_and_n_plus_1"),
+    "FRAME_BYTES_MAX": (
+        SOCKETS,
+        "test_frames_at_n_arrive_and_at_n_plus_1_cut_the_connection_only_of_their_sender",
+    ),
+    "FRAMES_MAX": (SOCKETS, "test_a_message_of_endless_frames_makes_no_endless_list"),
+    "PICTURE_BYTES_MAX": (HERE, "test_a_picture_at_n_and_n_plus_1_bytes"),
+    "CHUNK_CREDIT": (RULES, "test_a_sender_keeps_to_its_credit_and_ends_with_the_rest"),
+    "CLIENT_RESULTS_IN_FLIGHT_MAX": (HERE, "test_a_clients_credit_at_n_and_n_plus_1_pictures"),
+    "CLIENT_BYTES_IN_FLIGHT_MAX": (HERE, "test_a_clients_credit_at_n_and_n_plus_1_bytes"),
+    "WORKER_RESULTS_HELD_MAX": (WORKER, "test_no_image_is_begun_while_too_many_results_wait"),
+    "HIGH_WATER_MARK": (SOCKETS, "test_a_peer_that_does_not_read_is_full_and_others_go_on"),
+    "IMAGES_PER_PETITION_MAX": (PARAMS, "test_a_petitions_own_bounds"),
+    "PETITIONS_MAX": (HERE, "test_what_a_manager_keeps_is_limited_unless_its_owner_says_otherwise"),
+    "IMAGES_MAX": (HERE, "test_the_door_at_n_and_n_plus_1_images"),
+    "BLOB_BYTES_MAX": (
+        HERE,
+        "test_what_a_manager_keeps_is_limited_unless_its_owner_says_otherwise",
+    ),
+    "RETENTION_S": (HERE, "test_an_ended_petition_is_kept_for_n_seconds"),
+    "PROMPT_BYTES_MAX": (PARAMS, "test_a_prompt_counts_bytes_and_not_only_characters"),
+    "NAME_CHARS_MAX": (RULES, "test_the_name_of_a_lora_is_no_longer_than_any_other_name"),
+    "TEXT_CHARS_MAX": (HERE, "test_what_a_worker_says_of_a_failure_is_cut"),
+    "LOG_TAIL_LINES": (HERE, "test_what_a_worker_says_of_a_failure_is_cut"),
+    "LORAS_MAX": (RULES, "test_loras_at_n_and_n_plus_1"),
+    "SIDE_MIN": (HERE, "test_sides_and_steps_are_bounded_by_the_limits"),
+    "SIDE_MAX": (HERE, "test_sides_and_steps_are_bounded_by_the_limits"),
+    "SIDE_STEP": (HERE, "test_sides_and_steps_are_bounded_by_the_limits"),
+    "STEPS_MAX": (HERE, "test_sides_and_steps_are_bounded_by_the_limits"),
+    "PIXELS_MAX": (PARAMS, "test_pixels_at_n_and_at_the_next_size"),
+    "SEED_MAX": (PARAMS, "test_a_petitions_own_bounds"),
+    "ATTEMPTS_MAX": (HERE, "test_an_image_is_tried_n_times"),
+    "BEAT_S": (RULES, "test_a_beat_is_due_after_a_whole_beat_without_a_word"),
+    "SUSPECT_S": (RULES, "test_silence_becomes_suspicion_and_then_the_end"),
+    "GONE_S": (RULES, "test_silence_becomes_suspicion_and_then_the_end"),
+    "REMEMBER_WORKER_S": (HERE, "test_a_worker_is_remembered_for_n_seconds"),
+    "LATE_TURN_S": (HERE, "test_a_turn_is_late_behind_n_seconds"),
+    "SILENCE_NOTICE_S": (
+        "test_client_requests",
+        "test_silence_is_told_once_with_the_address_and_then_unreachable",
+    ),
+    "ZMTP_HEARTBEAT_TIMEOUT_S": (SOCKETS, "test_sockets_are_set_up_as_the_protocol_wants"),
+    "RECONNECT_S_MAX": (SOCKETS, "test_sockets_are_set_up_as_the_protocol_wants"),
+    "CANCEL_CONFIRM_S": ("test_client_requests", "test_a_cancel_without_answer_ends_unconfirmed"),
+    "NO_WORKER_TIMEOUT_S": (HERE, "test_a_petition_waits_n_seconds_for_a_worker_that_can"),
+    "SECONDS_MAX": (HERE, "test_a_length_of_time_at_n_and_behind_n"),
+    "DEADLINE_S_MAX": (PARAMS, "test_a_petitions_own_bounds"),
+    "ENGINE_FRAME_BYTES_MAX": ("test_core_engine_frames", "test_a_frame_at_n_and_n_plus_1"),
+    "STEP_SILENCE_S": (WORKER, "test_watchdog_of_steps_learns"),
+    "STEP_SILENCE_FACTOR": (WORKER, "test_watchdog_of_steps_learns"),
+    "STEP_SILENCE_S_MIN": (WORKER, "test_quick_steps_still_get_the_least_patience"),
+    "LOAD_S_BASE": (WORKER, "test_watchdog_of_loading_goes_by_size"),
+    "LOAD_S_PER_GIB": (WORKER, "test_watchdog_of_loading_goes_by_size"),
+    "ENGINE_START_S": (WORKER, "test_watchdog_of_the_start"),
+    "ENGINE_STOP_S": (HERE, "test_an_engine_has_n_seconds_to_end"),
+    "RESTART_BACKOFF_S": (WORKER, "test_backoff_grows_with_deaths_and_ends_with_a_picture"),
+}
+
+
+def constants() -> set[str]:
+    return {name for name in vars(limits) if name.isupper()}
+
+
+def test_every_limit_is_registered_and_nothing_else():
+    assert set(REGISTRY) | UNITS == constants()
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_the_registered_test_exists_and_names_its_limit(name):
+    module, test = REGISTRY[name]
+    source = (TESTS / "unit" / f"{module}.py").read_text(encoding="utf-8")
+    found = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.name == test
+    ]
+    assert found, f"{module} has no {test}"
+    (node,) = found
+    parts = [*node.decorator_list, *node.body]
+    used = {n.attr for part in parts for n in ast.walk(part) if isinstance(n, ast.Attribute)}
+    assert name in used, f"{test} does not name limits.{name}"
+
+
+def test_every_limit_is_used_by_the_program():
+    roots = ("sdistrib", "manager", "worker", "client")
+    files = [f for root in roots for f in (TESTS.parent / root).rglob("*.py")]
+    text = "".join(f.read_text(encoding="utf-8") for f in files if f.name != "limits.py")
+    unused = {name for name in constants() if f"limits.{name}" not in text}
+    assert not unused, "limits that nothing enforces"
+
+
+def test_a_picture_at_n_and_n_plus_1_bytes():
+    codec = Codec(wire.WORKER_TO_MANAGER)
+    facts = {
+        "attempt": wire.Attempt(petition_id(1), 0, 1), "seed": 1, "digest": "0" * 64,
+        "format": "png", "width": 8, "height": 8, "worker": "w", "fingerprint": "f", "context": "c",
+    }  # fmt: skip
+    last = wire.Result(**facts, size_bytes=limits.PICTURE_BYTES_MAX)  # type: ignore[arg-type]
+    assert codec.decode(encode(last)).message == last
+    beyond = msgspec.structs.replace(last, size_bytes=limits.PICTURE_BYTES_MAX + 1)
+    with pytest.raises(ProtocolError, match="size_bytes"):
+        codec.decode(encode(beyond))
+
+
+def test_a_length_of_time_at_n_and_behind_n():
+    codec = Codec(wire.MANAGER_TO_CLIENT)
+    last = wire.Progress(id=petition_id(1), state="running", eta_s=limits.SECONDS_MAX)
+    assert codec.decode(encode(last)).message == last
+    longer = msgspec.structs.replace(last, eta_s=math.nextafter(limits.SECONDS_MAX, math.inf))
+    with pytest.raises(ProtocolError, match="eta_s"):
+        codec.decode(encode(longer))
+
+
+def test_whatever_workers_say_the_expected_end_is_a_length_of_time():
+    farm = Farm()
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits(images=limits.IMAGES_PER_PETITION_MAX)
+    for step, steps in ((0, 2**60), (2**60, 0)):
+        attempt = worker.starts(worker.attempts[0])
+        said = wire.Step(
+            attempt=attempt, phase="sampling", step=step, steps=steps, step_s=limits.SECONDS_MAX
+        )
+        worker.says(said)
+        client.says(wire.ProgressSeen(id=pid))
+        assert 0.0 <= client.last(wire.Progress).eta_s <= limits.SECONDS_MAX
+    worker.draws(worker.attempts[0], draw_s=limits.SECONDS_MAX)
+    client.says(wire.ProgressSeen(id=pid))
+    assert 0.0 <= client.last(wire.Progress).eta_s <= limits.SECONDS_MAX
+
+
+def _connection(sizes: list[int]) -> Connection:
+    client = Connection(b"\0abcd", Farm().manager.state)  # type: ignore[arg-type]
+    entry = Entry(
+        id="e", body=b"", digest="", petition=petition(), wanted=(), number=1, accepted_at=0.0,
+        route=None,
+    )  # fmt: skip
+    for index, size in enumerate(sizes):
+        assert client.may_send(size)
+        client.launch(Delivery(entry, index, size))
+    return client
+
+
+def test_a_clients_credit_at_n_and_n_plus_1_pictures():
+    assert not _connection([1] * limits.CLIENT_RESULTS_IN_FLIGHT_MAX).may_send(1)
+
+
+def test_a_clients_credit_at_n_and_n_plus_1_bytes():
+    half = limits.CLIENT_BYTES_IN_FLIGHT_MAX // 2
+    assert _connection([half]).may_send(half)
+    assert not _connection([half]).may_send(half + 1)
+    assert _connection([]).may_send(100 * half)
+
+
+def test_what_a_manager_keeps_is_limited_unless_its_owner_says_otherwise():
+    settings = Settings("test")
+    assert settings.petitions_max == limits.PETITIONS_MAX
+    assert settings.images_max == limits.IMAGES_MAX
+    assert settings.blob_bytes_max == limits.BLOB_BYTES_MAX
+
+
+def test_the_door_at_n_and_n_plus_1_images():
+    # A queue that long takes a while to fill; the door looks at the count alone.
+    state = Farm().manager.state
+    state.queue.open_images = limits.IMAGES_MAX - 5
+    assert _no_room(state, petition(images=5)) is None
+    refusal = _no_room(state, petition(images=6))
+    assert refusal is not None
+    assert refusal.code == "busy"
+
+
+def test_an_ended_petition_is_kept_for_n_seconds():
+    farm = Farm()
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits()
+    worker.draws(worker.starts())
+    client.sees(pid, 0)
+    farm.turn(limits.RETENTION_S - 1.0)
+    assert pid in farm.manager.state.queue.entries
+    farm.turn(1.0)
+    assert pid not in farm.manager.state.queue.entries
+
+
+def test_a_worker_is_remembered_for_n_seconds():
+    farm = Farm()
+    worker = Worker(farm)
+    worker.says(wire.Goodbye())
+    farm.turn(limits.REMEMBER_WORKER_S)
+    assert len(farm.manager.state.roster) == 1
+    farm.turn(1.0)
+    assert len(farm.manager.state.roster) == 0
+
+
+def test_a_petition_waits_n_seconds_for_a_worker_that_can():
+    farm = Farm()
+    client = Client(farm)
+    client.submits(model="gone")
+    worker = Worker(farm)
+    # The wait begins when somebody is known who cannot.
+    farm.turn(1.0)
+    for seconds in (limits.NO_WORKER_TIMEOUT_S - 1.0, 1.0):
+        assert not client.got(wire.Finished)
+        farm.now += seconds
+        farm.manager.forgive(seconds)
+        farm.turn()
+    assert client.last(wire.Finished).failures[0].error.code == "no_capable_worker"
+    assert worker
+
+
+def test_an_image_is_tried_n_times():
+    farm = Farm()
+    client, worker = Client(farm), Worker(farm)
+    client.submits()
+    for tried in range(limits.ATTEMPTS_MAX):
+        assert len(worker.attempts) == tried + 1
+        assert not client.got(wire.Finished)
+        worker.fails(worker.starts())
+    assert client.last(wire.Finished).state == "failed"
+
+
+def test_what_a_worker_says_of_a_failure_is_cut():
+    farm = Farm()
+    client, worker = Client(farm), Worker(farm)
+    client.submits()
+    error = wire.ErrorInfo(
+        code="unsupported",
+        message="m" * (limits.TEXT_CHARS_MAX + 1),
+        log_tail=tuple(str(line) for line in range(limits.LOG_TAIL_LINES + 1)),
+    )
+    worker.says(wire.Failed(attempt=worker.starts(), error=error))
+    told = client.last(wire.Finished).failures[0].error
+    assert len(told.message) <= limits.TEXT_CHARS_MAX
+    assert told.log_tail == error.log_tail[1:]
+
+
+def test_sides_and_steps_are_bounded_by_the_limits():
+    fields = {f.name: f.type for f in msgspec.inspect.type_info(Params).fields}  # type: ignore[attr-defined]
+    for name in ("width", "height"):
+        side = fields[name]
+        assert (side.ge, side.le) == (limits.SIDE_MIN, limits.SIDE_MAX)
+        assert side.multiple_of == limits.SIDE_STEP
+    assert fields["steps"].le == limits.STEPS_MAX
+
+
+def test_an_engine_has_n_seconds_to_end():
+    # That it is killed behind them, tests of the supervisor show on a real child.
+    assert inspect.signature(EngineChild.stop).parameters["grace_s"].default == limits.ENGINE_STOP_S
+
+
+@pytest.mark.parametrize(
+    ("late_s", "forgiven"), [(limits.LATE_TURN_S, []), (limits.LATE_TURN_S + 0.5, [1.5])]
+)
+def test_a_turn_is_late_behind_n_seconds(late_s, forgiven):
+    assert limits.LATE_TURN_S == 1.0
+    clock, seen = [1000.0], []
+
+    class Patient(Manager):
+        def forgive(self, delay_s: float) -> None:
+            seen.append(delay_s)
+
+    loop = Loop(
+        Patient(Settings("t"), clock[0]), MemoryStore(), MemoryBlobs(), {}, lambda: clock[0]
+    )
+
+    def sleeps(planned_s: float) -> None:
+        clock[0] += planned_s + (0.0 if loop._events else late_s)
+        loop._events.append(StopRequested())
+
+    loop._watch.wait = sleeps  # type: ignore[method-assign]
+    loop.run()
+    assert seen == pytest.approx(forgiven)
