@@ -20,6 +20,9 @@ from sdistrib_manager.store.memory import MemoryBlobs, MemoryStore
 
 _log = logging.getLogger("sdistrib.manager")
 
+#: Time that peers have to read our goodbye before their connections break.
+_GOODBYE_S = 0.3
+
 
 @click.command(
     context_settings={
@@ -118,4 +121,6 @@ def run(bind: str, client_port: int, worker_port: int, settings: Settings) -> No
         # One line that scripts can wait for.
         click.echo(f"sdistrib-manager: clients {clients}, workers {workers}", err=True)
         loop.run()
+        # libzmq lets a peer lose what it has not read by the time the connection breaks.
+        time.sleep(_GOODBYE_S)
         _log.info("stopped")
