@@ -14,6 +14,8 @@ a late result of a worker that was given up is welcome, and a zombie's is refuse
 There is no clock, socket, disk, thread or chance in here.
 """
 
+from typing import assert_never
+
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo, ProtocolError
 from sdistrib.protocol import messages as wire
@@ -57,6 +59,8 @@ class Manager:
                 self._stop()
             case TurnEnded():
                 self._turn_ended()
+            case _:
+                assert_never(event)
         effects, self.state.outbox = self.state.outbox, []
         return effects
 
