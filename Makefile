@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 # Two at a time: most tests wait for processes.
 PYTEST_ARGS ?= -n 2 --dist worksteal
+SOAK_ARGS ?=
 
 # Coverage floors: everything, and the parts whose every branch must be tested.
 FLOOR := 90
@@ -18,7 +19,7 @@ FULL := */sdistrib/protocol/*,*/sdistrib/petitions.py,*/sdistrib_*/machine.py,*/
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-slow lint types imports docs bench format clean setup engine models
+.PHONY: help demo test test-fast test-slow soak lint types imports docs bench format clean setup engine models
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s  %s\n", $$1, $$2}' Makefile
@@ -40,6 +41,9 @@ test-fast: $(VENV)/.project ## The tests without engine or processes, under a mi
 test-slow: setup models ## The tests that take minutes each
 	@$(BIN)/python -m tools.tiny_models models --bad --sd15 >/dev/null
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+soak: $(VENV)/.project ## Kill a thousand workers and a hundred managers under load, and prove that nothing is lost
+	PYTHONPATH=. $(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 lint: $(VENV)/.project ## Style, format and spelling
 	$(BIN)/ruff check

@@ -113,7 +113,9 @@ class Manager(NamedTuple):
 @contextlib.contextmanager
 def manager() -> Iterator[Manager]:
     """A manager on free ports while the block runs."""
-    with running("sdistrib_manager", "--client-port", "0", "--worker-port", "0") as process:
+    with running(
+        "sdistrib_manager", "--client-port", "0", "--worker-port", "0", "--store", "memory"
+    ) as process:
         found = process.complains(_LISTENING.pattern)
         clients, workers = Address(found[1], int(found[2])), Address(found[3], int(found[4]))
         yield Manager(process, clients, workers)

@@ -123,7 +123,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
         5,
         500,
         "The image killed an engine on each try and is not tried again.",
-        "Read the log lines, change the parameters and send it again.",
+        "Read the log lines; `sdistrib-client HOST retry ID` with other flags tries it again.",
     ),
     "cancelled": ErrorRow(1, 409, "The petition was cancelled.", "Send it again if you want it."),
     "expired": ErrorRow(
@@ -142,7 +142,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
         1,
         404,
         "The manager knows no petition of that id.",
-        "Run `sdistrib-client HOST queue` to see those it knows.",
+        "Run `sdistrib-client HOST queue --all` to see those it knows.",
     ),
     "unauthorized": ErrorRow(
         7,

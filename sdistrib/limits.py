@@ -50,8 +50,15 @@ PETITIONS_MAX = 20_000
 IMAGES_MAX = 200_000
 #: Pictures the in-memory store keeps for clients that have not fetched them.
 BLOB_BYTES_MAX = 20_000_000_000
-#: Seconds that an ended petition is kept, once nobody listens to it or its client has all of it.
-RETENTION_S = 600.0
+#: Seconds that an ended petition is kept, counted while a manager runs and unless somebody still
+#: fetches it: a day.
+RETENTION_S = 86400.0
+#: Bytes of pictures that clients have seen and may fetch again.
+RETENTION_BYTES = 5_000_000_000
+#: Ids of forgotten petitions are remembered for 30 days...
+TOMBSTONE_S = 30 * 86400.0
+#: ...up to this many.
+TOMBSTONES_MAX = 100_000
 #: Prompts: 75-token chunks make anything longer meaningless long before.
 PROMPT_BYTES_MAX = 16 * KIB
 #: Names of model files, workers and software on the wire.
@@ -82,6 +89,12 @@ SEED_MAX = 2**63 - 1 - IMAGES_PER_PETITION_MAX
 
 #: Tries per image before it fails for good.
 ATTEMPTS_MAX = 2
+#: Workers that may vanish while drawing an image before the image is suspected.
+LOSSES_MAX = 3
+#: After a manager's start, images leased before it wait this long for their worker to report.
+RESTART_GRACE_S = 15.0
+#: The uptime counter and remaining time limits are kept this often; a crash forgets no more.
+CLOCK_KEEP_S = 10.0
 #: Beats go out this often; any message counts as one.
 BEAT_S = 1.0
 #: Silence after which a peer is suspect: no new work for it, its work may be given elsewhere.

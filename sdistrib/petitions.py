@@ -30,6 +30,9 @@ PETITION_MOVES: frozenset[tuple[PetitionState, PetitionState]] = frozenset(
         ("running", "failed"),
         ("running", "cancelled"),
         ("running", "expired"),
+        ("failed", "queued"),  # a retry
+        ("cancelled", "queued"),
+        ("expired", "queued"),
         ("queued", "done"),  # a late result of a worker that had been given up
     }
 )
@@ -43,6 +46,9 @@ IMAGE_MOVES: frozenset[tuple[ImageState, ImageState]] = frozenset(
         ("waiting", "failed"),
         ("leased", "cancelled"),
         ("waiting", "cancelled"),
+        ("done", "waiting"),  # its picture was lost before anybody had it
+        ("failed", "waiting"),  # a retry
+        ("cancelled", "waiting"),
     }
 )
 

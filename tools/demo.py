@@ -46,7 +46,7 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
 
 def _draw(processes: contextlib.ExitStack) -> int:
     manager = processes.enter_context(
-        _process("manager", "--client-port", "0", "--worker-port", "0")
+        _process("manager", "--client-port", "0", "--worker-port", "0", "--store", "memory")
     )
     clients, workers = _addresses(manager)
     for name in ("box1", "box2"):

@@ -19,12 +19,22 @@ from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib_client import events
 from sdistrib_client.composing import compose
-from sdistrib_client.effects import Ending
+from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
+from sdistrib_client.finding import (
+    Found,
+    answer_of,
+    count_of,
+    found_in,
+    id_start,
+    is_whole,
+    only_row,
+    retry_of,
+)
 from sdistrib_client.link import CONNECT_TIMEOUT_S
 from sdistrib_client.pictures import Picture
 from sdistrib_client.session import Inbox, Session, dial_address
-from sdistrib_client.sync import OnProgress, answer_of
+from sdistrib_client.sync import ENVELOPE, OnProgress
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +81,7 @@ class AsyncClient:
         async with self._stack:
             boxes = list(self._session.inboxes.values())
             for box in boxes:
-                self._post(events.CancelWished(box.id))
+                self._leave(box)
             while any(box.ending is None for box in boxes):
                 await self._change()
 
@@ -96,12 +106,52 @@ class AsyncClient:
         )
         return self.draw(petition, on_progress=on_progress)
 
+    async def submit(self, prompt: str, **wishes: Any) -> str:
+        """Have pictures drawn without waiting for them; the id to attach to, or to fetch."""
+        about = {key: wishes.pop(key) for key in ENVELOPE if key in wishes}
+        petition = compose({"prompt": prompt, **wishes}, **about)
+        drawing = self._drawing(self._session.submit(petition, detach=True), None)
+        async for _ in drawing:
+            pass
+        return drawing.id
+
     def draw(self, petition: Petition, *, on_progress: OnProgress | None = None) -> "AsyncDrawing":
         """Draw a petition that was composed before."""
-        box = self._session.submit(petition)
-        box.changed = self._changed_now
-        self._wake.set()
-        return AsyncDrawing(self, box, on_progress)
+        return self._drawing(self._session.submit(petition), on_progress)
+
+    async def attach(
+        self, petition_id: str, *, on_progress: OnProgress | None = None
+    ) -> "AsyncDrawing":
+        """The pictures of a petition that nobody has had yet, and those to come."""
+        return self._drawing(self._session.seek(await self._found(petition_id)), on_progress)
+
+    async def fetch(self, petition_id: str) -> "AsyncDrawing":
+        """All pictures that a petition has now, seen before or not."""
+        found = await self._found(petition_id)
+        return self._drawing(self._session.seek(found, again=True, wait=False), None)
+
+    async def retry(
+        self,
+        petition_id: str,
+        *,
+        timeout_s: float | None = None,
+        on_progress: OnProgress | None = None,
+        **changes: Any,
+    ) -> "AsyncDrawing":
+        """Draw the images of an ended petition that have no picture, with other parameters."""
+        found = await self._found(petition_id)
+        box = self._session.retry(found, retry_of(found, changes, timeout_s))
+        return self._drawing(box, on_progress)
+
+    async def purge(self, petition_id: str | None) -> int:
+        """Forget an ended petition for good, or all; how many those were."""
+        whole = "" if petition_id is None else await self._whole(petition_id)
+        return count_of(await self._reply(self._session.purge(whole)))
+
+    async def find(self, petition_id: str) -> wire.QueuedPetition:
+        """How far a petition is, and why it waits."""
+        start = id_start(petition_id)
+        return only_row(await self.ask("queue", every=True, start=start), start)
 
     async def models(self, kind: str | None = None) -> tuple[wire.FoundModel, ...]:
         """The model files of the farm, of one kind or all."""
@@ -112,24 +162,38 @@ class AsyncClient:
         """The workers."""
         return (await self.ask("workers")).workers
 
-    async def queue(self) -> tuple[wire.QueuedPetition, ...]:
-        """The petitions that are not finished."""
-        return (await self.ask("queue")).queue
+    async def queue(self, *, every: bool = False) -> tuple[wire.QueuedPetition, ...]:
+        """The petitions that have not ended, or all."""
+        return (await self.ask("queue", every=every)).queue
 
     async def status(self) -> wire.Answer:
         """The farm in numbers."""
         return await self.ask("status")
 
-    async def ask(self, what: events.Question) -> wire.Answer:
+    async def ask(
+        self, what: events.Question, *, every: bool = False, start: str = ""
+    ) -> wire.Answer:
         """The manager's whole answer to a question."""
-        number = self._session.ask(what)
+        return answer_of(await self._reply(self._session.ask(what, every=every, start=start)))
+
+    async def _reply(self, number: int) -> Reply:
         self._wake.set()
         while number not in self._session.replies:
             await self._change()
-        return answer_of(self._session.replies.pop(number))
+        return self._session.replies.pop(number)
+
+    async def _found(self, petition_id: str) -> Found:
+        start = id_start(petition_id)
+        reply = await self._reply(self._session.ask("petition", start=start))
+        return found_in(answer_of(reply), reply.body, start)
+
+    async def _whole(self, petition_id: str) -> str:
+        start = id_start(petition_id)
+        return start if is_whole(start) else (await self.find(start)).id
 
     async def cancel(self, petition_id: str) -> bool:
         """Cancel a petition by id, also one of another process; True when that is confirmed."""
+        petition_id = await self._whole(petition_id)
         box = self._session.inboxes.get(petition_id)
         self._post(events.CancelWished(petition_id))
         while box is not None and box.ending is None:
@@ -144,10 +208,20 @@ class AsyncClient:
         self._changed_now()
         self._wake.set()
 
-    def _abandon(self, petition_id: str) -> None:
-        """Cancel without waiting; from a finalizer."""
+    def _drawing(self, box: Inbox, on_progress: OnProgress | None) -> "AsyncDrawing":
+        box.changed = self._changed_now
+        self._wake.set()
+        return AsyncDrawing(self, box, on_progress)
+
+    def _leave(self, box: Inbox) -> None:
+        self._session.leave(box)
+        self._changed_now()
+        self._wake.set()
+
+    def _abandon(self, box: Inbox) -> None:
+        """Leave without waiting; from a finalizer."""
         if not self._task.done():
-            self._post(events.CancelWished(petition_id))
+            self._leave(box)
 
     def _post(self, event: events.Event) -> None:
         self._session.post(event)
@@ -247,8 +321,10 @@ class AsyncDrawing:
     async def aclose(self) -> None:
         """Stop: cancel what is not drawn yet, and wait, not long, until the manager confirms."""
         self._over = True
-        if self._box.ending is None:
+        if self._box.ending is None and self._box.owned:
             await self._client.cancel(self.id)
+        elif self._box.ending is None:
+            self._client._leave(self._box)  # noqa: SLF001
 
     async def __aenter__(self) -> Self:
         return self
@@ -264,4 +340,4 @@ class AsyncDrawing:
     def __del__(self) -> None:
         # `async for … break` leaves nobody to call aclose(); what is to come is unwanted.
         if not self._over and self._box.ending is None:
-            self._client._abandon(self.id)  # noqa: SLF001
+            self._client._abandon(self._box)  # noqa: SLF001

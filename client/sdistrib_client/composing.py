@@ -49,6 +49,26 @@ def compose(
     return petition
 
 
+def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
+    """The same petition with other parameters; None takes one back to the engine's own choice.
+
+    Raises:
+        PetitionError: `invalid_params` or `too_large`, naming the field.
+    """
+    changed = dict(changes)
+    _check_names(changed)
+    _name_sampling(changed)
+    edited = _convert(
+        {
+            **msgspec.structs.asdict(petition),
+            "params": msgspec.structs.asdict(petition.params) | changed,
+        }
+    )
+    check(edited.params)
+    wanted_files(edited.params)
+    return edited
+
+
 def _check_names(given: Mapping[str, Any]) -> None:
     for name in given:
         if name not in BY_NAME:

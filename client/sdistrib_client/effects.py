@@ -8,7 +8,10 @@ from sdistrib.errors import ErrorInfo
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 
-Outcome = Literal["done", "failed", "cancelled", "expired", "refused", "unreachable"]
+#: `detached`: it goes on without us; `unfinished`: what is there is here, and more will come.
+Outcome = Literal[
+    "done", "failed", "cancelled", "expired", "refused", "unreachable", "detached", "unfinished"
+]
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -57,9 +60,9 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
     #: The end.
     outcome: Outcome
-    #: Why; None when it is done or the manager cannot be reached.
+    #: Why; None when nothing went wrong with it or the manager cannot be reached.
     error: ErrorInfo | None = None
-    #: Why the manager counts as unreachable.
+    #: Why the manager counts as unreachable, or what is still to come.
     reason: str = ""
     #: Indices whose pictures are recorded, as far as is known here.
     done: tuple[int, ...] = ()
@@ -87,6 +90,10 @@ class Reply(msgspec.Struct, frozen=True):
     answer: wire.Answer | None = None
     #: Why there is no answer: as `Ending` has it.
     ending: Ending | None = None
+    #: The petition's bytes, where they were asked for.
+    body: bytes = b""
+    #: What the manager has forgotten, where that was wished.
+    purged: wire.Purged | None = None
 
 
 Effect = Send | Deliver | ShowAccepted | ShowProgress | Notify | End | Reply

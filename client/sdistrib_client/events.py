@@ -6,7 +6,7 @@ import msgspec
 
 from sdistrib.protocol.codec import Buffer
 
-Question = Literal["models", "workers", "queue", "status"]
+Question = Literal["models", "workers", "queue", "status", "petition"]
 
 
 class FramesReceived(msgspec.Struct, frozen=True):
@@ -35,6 +35,41 @@ class PetitionMade(msgspec.Struct, frozen=True):
     images: int
     #: Seconds after which it ends as expired; 0 is never.
     timeout_s: float = 0.0
+    #: The user only wants to know that it is kept.
+    detach: bool = False
+
+
+class PetitionSought(msgspec.Struct, frozen=True):
+    """The user wants pictures of a petition that was made before, here or elsewhere."""
+
+    #: Its id.
+    id: str
+    #: Number of its pictures.
+    images: int
+    #: Pictures that somebody has seen are wanted too.
+    again: bool = False
+    #: Those to come are wanted too; else only what is there now.
+    wait: bool = True
+
+
+class RetryWished(msgspec.Struct, frozen=True):
+    """The user wants the pictures of an ended petition that failed drawn again, and all of them."""
+
+    #: Its id.
+    id: str
+    #: Number of its pictures.
+    images: int
+    #: Its encoded bytes with other parameters; empty leaves them as they are.
+    body: bytes = b""
+    #: The user only wants to know that it waits again.
+    detach: bool = False
+
+
+class PetitionLeft(msgspec.Struct, frozen=True):
+    """The user wants nothing more of a petition here; it goes on without him."""
+
+    #: Its id.
+    id: str
 
 
 class PictureTaken(msgspec.Struct, frozen=True):
@@ -60,19 +95,35 @@ class QuestionAsked(msgspec.Struct, frozen=True):
     number: int
     #: The list that is wanted.
     what: Question
+    #: `queue`: ended petitions too.
+    all: bool = False
+    #: `queue`, `petition`: how the ids wanted begin.
+    id: str = ""
+
+
+class PurgeWished(msgspec.Struct, frozen=True):
+    """The user wants ended petitions forgotten."""
+
+    #: Number of the wish; its answer carries it.
+    number: int
+    #: Which one; empty for all.
+    id: str
 
 
 class UserLeft(msgspec.Struct, frozen=True):
     """The program closes the connection on purpose."""
 
 
-Event = (
-    FramesReceived
-    | SendFailed
-    | Tick
-    | PetitionMade
+#: What the user, or his program, wants.
+Wish = (
+    PetitionMade
+    | PetitionSought
+    | RetryWished
+    | PetitionLeft
     | PictureTaken
     | CancelWished
     | QuestionAsked
+    | PurgeWished
     | UserLeft
 )
+Event = FramesReceived | SendFailed | Tick | Wish

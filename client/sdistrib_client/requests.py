@@ -18,7 +18,7 @@ would leave (a paused program, a suspended machine) does not count as anybody's 
 There is no clock, socket, disk, thread or chance in here.
 """
 
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo, ProtocolError
@@ -27,17 +27,12 @@ from sdistrib.protocol.codec import Buffer, Codec
 from sdistrib_client import effects, events
 from sdistrib_client.effects import Effect, Ending
 from sdistrib_client.link import CONNECT_TIMEOUT_S, Link
+from sdistrib_client.questions import ANSWER_TIMEOUT_S, Questions
 from sdistrib_client.tracker import Tracked, Transfer
 
-#: A living manager that does not answer a question for this long has a bug.
-ANSWER_TIMEOUT_S = 30.0
+__all__ = ["ANSWER_TIMEOUT_S", "Requests"]
 
 _CODEC = Codec(wire.MANAGER_TO_CLIENT)
-
-
-class _Asked(NamedTuple):
-    what: events.Question
-    deadline: float
 
 
 class Requests:
@@ -56,7 +51,7 @@ class Requests:
         self._forgiven_s = 0.0
         self._link = Link(address, now, connect_timeout_s)
         self._petitions: dict[str, Tracked] = {}
-        self._questions: dict[int, _Asked] = {}
+        self._questions = Questions()
         self._transfers: dict[str, Transfer] = {}
         self._out: list[Effect] = []
 
@@ -75,20 +70,36 @@ class Requests:
                 self._link.unsent(self._now)
             case events.Tick():
                 self._tick()
+            case _:
+                self._wish(event)
+        out, self._out = self._out, []
+        return out
+
+    def _wish(self, event: events.Wish) -> None:
+        match event:
             case events.PetitionMade():
-                self._petition_made(event)
+                opening = wire.Submit(id=event.id, detach=event.detach)
+                self._open(Tracked(opening, event.body, event.images, event.timeout_s))
+            case events.PetitionSought(petition_id, images, again, wait):
+                attach = wire.Attach(id=petition_id, again=again, wait=wait)
+                self._open(Tracked(attach, b"", images))
+            case events.RetryWished():
+                retry = wire.Retry(id=event.id, detach=event.detach)
+                self._open(Tracked(retry, event.body, event.images))
+            case events.PetitionLeft(petition_id):
+                self._left(petition_id)
             case events.PictureTaken(petition_id, index):
                 self._picture_taken(petition_id, index)
             case events.CancelWished(petition_id):
                 self._cancel_wished(petition_id)
-            case events.QuestionAsked(number, what):
-                self._asked(number, what)
+            case events.QuestionAsked(number, what, every, petition_id):
+                self._ask(number, wire.Ask(number=number, what=what, all=every, id=petition_id))
+            case events.PurgeWished(number, petition_id):
+                self._ask(number, wire.Purge(id=petition_id))
             case events.UserLeft():
                 self._send(wire.Goodbye(reason="the client is done"))
             case _:
                 assert_never(event)
-        out, self._out = self._out, []
-        return out
 
     def next_deadline(self) -> float:
         """Time at which a `Tick` is due even if nothing happens."""
@@ -99,7 +110,7 @@ class Requests:
             due.append(self._link.hello_at)
         if self.busy:
             due.append(self._link.deadline())
-        due += [asked.deadline for asked in self._questions.values()]
+        due += self._questions.deadlines()
         due += [at for petition in self._petitions.values() for at in petition.deadlines()]
         return max(min(due), self._now) + self._forgiven_s
 
@@ -129,6 +140,8 @@ class Requests:
             self._result(received.message, received.body)
         elif isinstance(received.message, wire.Chunk):
             self._chunk(received.message, received.body)
+        elif isinstance(received.message, wire.Answer):
+            self._out += self._questions.answered(received.message, bytes(received.body))
         else:
             self._understand(received.message)
 
@@ -144,9 +157,8 @@ class Requests:
                 self._notify(f"The manager at {self._link.address} says goodbye: {reason}.")
             case wire.Fault(error=fault):
                 self._end_all(_refusal(fault))
-            case wire.Answer(number=number) as answer:
-                if self._questions.pop(number, None) is not None:
-                    self._out.append(effects.Reply(number, answer))
+            case wire.Purged() as purged:
+                self._out += self._questions.purged(purged)
             case wire.Beat() | wire.ChunkSeen():
                 pass
             case _:
@@ -154,27 +166,43 @@ class Requests:
 
     def _about_petition(self, message: wire.Message) -> None:
         petition = self._petitions.get(getattr(message, "id", ""))
-        if petition is None:
-            return
+        if isinstance(message, wire.Refused) and (petition is None or petition.accepted):
+            # Either a purge is refused, or what was accepted is forgotten.
+            refused = list(self._questions.refused(message))
+            self._out += refused
+            petition = None if refused else petition
+        if petition is not None:
+            self._about(petition, message)
+
+    def _about(self, petition: Tracked, message: wire.Message) -> None:
         match message:
             case wire.Accepted():
-                if not petition.accepted:
-                    petition.accepted = True
-                    petition.start_clock(self._now)
-                    self._out.append(effects.ShowAccepted(message))
+                self._accepted(petition, message)
             case wire.Progress():
                 self._out.append(effects.ShowProgress(message))
                 self._send(wire.ProgressSeen(id=petition.id))
             case wire.Refused(error=error):
                 self._end(petition, _refusal(error))
             case wire.Finished():
-                self._end(petition, petition.finished(message))
-            case wire.Cancelled(done=done):
+                if petition.asks_again(message):
+                    self._say(petition)
+                else:
+                    self._end(petition, petition.finished(message))
+            case wire.Cancelled(done=done, state=state):
                 petition.withdrawn = frozenset(done)
                 if petition.cancel_by is not None or petition.drained:
-                    self._end(petition, petition.cancelled(confirmed=True, done=done))
+                    self._end(petition, petition.cancelled(confirmed=True, done=done, state=state))
             case _:
                 raise AssertionError("only messages that name a petition by id come here")
+
+    def _accepted(self, petition: Tracked, message: wire.Accepted) -> None:
+        if petition.accepted:
+            return
+        petition.was_accepted()
+        petition.start_clock(self._now)
+        self._out.append(effects.ShowAccepted(message))
+        if petition.detached:
+            self._end(petition, Ending(outcome="detached"))
 
     def _welcome(self, message: wire.Welcome) -> None:
         if message.protocol != wire.VERSION:
@@ -189,13 +217,17 @@ class Requests:
         self._notify(self._link.welcome(self._now))
         for petition in self._petitions.values():
             self._say(petition)
-        for number, asked in self._questions.items():
-            self._send(wire.Ask(number=number, what=asked.what))
+        for question in self._questions.messages():
+            self._send(question)
 
     def _result(self, result: wire.Result, body: Buffer) -> None:
         key = (result.attempt.id, result.attempt.index)
         petition = self._petitions.get(key[0])
-        if petition is None or key[1] >= petition.images or key[1] in petition.taken:
+        if petition is None:
+            # We have given it up; the picture stays due for others.
+            self._send(wire.Detach(id=key[0]))
+            return
+        if key[1] >= petition.images or key[1] in petition.taken:
             self._send(wire.ResultSeen(id=key[0], index=key[1]))
             return
         if key[1] in petition.given:
@@ -234,7 +266,10 @@ class Requests:
         if complete:
             del self._transfers[incoming.digest]
             for (petition_id, index), result in transfer.wanted.items():
-                self._petitions[petition_id].given.add(index)
+                given = self._petitions[petition_id].given
+                if index in given:
+                    continue  # drawn anew since the first was lost; pieces of that were here
+                given.add(index)
                 parts = tuple(incoming.parts())
                 self._out.append(effects.Deliver(petition_id, result, parts))
 
@@ -242,8 +277,10 @@ class Requests:
         """TCP keeps bytes whole, so this is a bug or a broken store: another try would not help."""
         error = ErrorInfo(code="protocol_error", message=f"A picture arrived damaged: {reason}.")
         for petition_id in {key[0] for key in transfer.wanted}:
-            self._send(wire.Cancel(id=petition_id))
-            self._end(self._petitions[petition_id], Ending(outcome="failed", error=error))
+            petition = self._petitions[petition_id]
+            leave = wire.Cancel if petition.owned else wire.Detach
+            self._send(leave(id=petition_id))
+            self._end(petition, Ending(outcome="failed", error=error))
 
     # What the user wants.
 
@@ -251,19 +288,23 @@ class Requests:
         if not self.busy:
             self._link.begin_waiting(self._now)
 
-    def _petition_made(self, event: events.PetitionMade) -> None:
+    def _open(self, petition: Tracked) -> None:
         self._begin()
-        petition = Tracked(event.id, event.body, event.images, event.timeout_s)
         petition.start_clock(self._now)
-        self._petitions[event.id] = petition
+        self._petitions[petition.id] = petition
         self._say(petition)
+
+    def _left(self, petition_id: str) -> None:
+        petition = self._petitions.get(petition_id)
+        if petition is not None:
+            self._send(wire.Detach(id=petition_id))
+            self._end(petition, Ending(outcome="detached"))
 
     def _say(self, petition: Tracked) -> None:
         if petition.cancel_by is not None:
             self._send(wire.Cancel(id=petition.id))
         elif self._link.welcomed:
-            petition.submitted = True
-            self._send(wire.Submit(id=petition.id), petition.body)
+            self._send(petition.opening, petition.said())
 
     def _picture_taken(self, petition_id: str, index: int) -> None:
         self._send(wire.ResultSeen(id=petition_id, index=index))
@@ -278,7 +319,8 @@ class Requests:
         petition = self._petitions.get(petition_id)
         if petition is None:
             self._begin()
-            petition = self._petitions[petition_id] = Tracked(petition_id, b"", 0, 0.0)
+            petition = Tracked(wire.Submit(id=petition_id), b"", 0)
+            self._petitions[petition_id] = petition
         elif petition.cancel_by is not None or petition.closes_at is not None:
             return
         elif not petition.submitted:
@@ -287,10 +329,10 @@ class Requests:
         petition.wish_cancel(self._now)
         self._say(petition)
 
-    def _asked(self, number: int, what: events.Question) -> None:
+    def _ask(self, number: int, message: wire.Ask | wire.Purge) -> None:
         self._begin()
-        self._questions[number] = _Asked(what, self._now + ANSWER_TIMEOUT_S)
-        self._send(wire.Ask(number=number, what=what))
+        self._questions.ask(number, message, self._now)
+        self._send(message)
 
     # What the clock brings.
 
@@ -309,12 +351,7 @@ class Requests:
                 if ending.outcome == "expired":
                     self._send(wire.Cancel(id=petition.id))
                 self._end(petition, ending)
-        for number, asked in list(self._questions.items()):
-            if self._now >= asked.deadline:
-                del self._questions[number]
-                text = f"The manager did not answer {asked.what!r} for {ANSWER_TIMEOUT_S:.0f} s."
-                error = ErrorInfo(code="internal", message=text)
-                self._out.append(effects.Reply(number, ending=_refusal(error)))
+        self._out += self._questions.overdue(self._now)
 
     def _greet_if_due(self) -> None:
         if not self._link.welcomed and self._now >= self._link.hello_at:
@@ -340,9 +377,7 @@ class Requests:
         self._link.forgotten(self._now)
         for petition in list(self._petitions.values()):
             self._end(petition, ending)
-        for number in list(self._questions):
-            del self._questions[number]
-            self._out.append(effects.Reply(number, ending=ending))
+        self._out += self._questions.end_all(ending)
 
 
 def _refusal(error: ErrorInfo) -> Ending:

@@ -15,6 +15,7 @@ from sdistrib.protocol.codec import encode, encode_petition
 from sdistrib.version import SOFTWARE
 from sdistrib_client import effects, events
 from sdistrib_client.effects import Ending
+from sdistrib_client.finding import Found
 from sdistrib_client.pictures import Picture
 from sdistrib_client.requests import Requests
 
@@ -43,9 +44,11 @@ def dial_address(host: str, *, insecure_lan: bool) -> transport.Address:
 class Inbox:
     """What has come for one petition and was not yet fetched."""
 
-    def __init__(self, petition: Petition) -> None:
-        self.id = secrets.token_hex(16)
+    def __init__(self, petition: Petition, petition_id: str = "", *, owned: bool = True) -> None:
+        self.id = petition_id or secrets.token_hex(16)
         self.petition = petition
+        #: It is drawn for this caller: it is cancelled when he stops listening.
+        self.owned = owned
         self.pictures: deque[Picture] = deque()
         self.accepted: wire.Accepted | None = None
         #: The newest, overwritten: nobody wants to see an old one.
@@ -141,13 +144,37 @@ class Session:
             how(box)
             box.changed()
 
-    def submit(self, petition: Petition) -> Inbox:
-        """Start a petition."""
-        box = Inbox(petition)
-        self.inboxes[box.id] = box
+    def submit(self, petition: Petition, *, detach: bool = False) -> Inbox:
+        """Start a petition; with `detach` it ends here once the manager keeps it."""
+        box = self._listen(Inbox(petition))
         body = encode_petition(petition)
-        self.post(events.PetitionMade(box.id, body, petition.images, petition.timeout_s))
+        made = events.PetitionMade(box.id, body, petition.images, petition.timeout_s, detach)
+        self.post(made)
         return box
+
+    def seek(self, found: Found, *, again: bool = False, wait: bool = True) -> Inbox:
+        """Listen to a petition of before; without `wait`, only to what it has now."""
+        box = self._listen(Inbox(found.petition, found.row.id, owned=False))
+        self.post(events.PetitionSought(box.id, found.petition.images, again, wait))
+        return box
+
+    def retry(self, found: Found, edited: Petition | None, *, detach: bool = False) -> Inbox:
+        """Have the images without a picture drawn again, `edited` or as they were."""
+        box = self._listen(Inbox(edited or found.petition, found.row.id))
+        body = encode_petition(edited) if edited is not None else b""
+        self.post(events.RetryWished(box.id, found.petition.images, body, detach))
+        return box
+
+    def _listen(self, box: Inbox) -> Inbox:
+        if box.id in self.inboxes:
+            raise RuntimeError(f"this connection has petition {box.id[:8]} already")
+        self.inboxes[box.id] = box
+        return box
+
+    def leave(self, box: Inbox) -> None:
+        """The caller stops listening: what is drawn for him is not wanted any more."""
+        left = events.CancelWished(box.id) if box.owned else events.PetitionLeft(box.id)
+        self.post(left)
 
     def acknowledge(self, box: Inbox) -> None:
         """The caller is done with the picture he holds."""
@@ -155,10 +182,16 @@ class Session:
             self.post(events.PictureTaken(box.id, box.held))
             box.held = None
 
-    def ask(self, what: events.Question) -> int:
+    def ask(self, what: events.Question, *, every: bool = False, start: str = "") -> int:
         """Start a question; its answer turns up in `replies` under the number returned."""
         self._questions += 1
-        self.post(events.QuestionAsked(self._questions, what))
+        self.post(events.QuestionAsked(self._questions, what, every, start))
+        return self._questions
+
+    def purge(self, petition_id: str) -> int:
+        """Wish to have a petition forgotten, or all; the reply turns up as that of a question."""
+        self._questions += 1
+        self.post(events.PurgeWished(self._questions, petition_id))
         return self._questions
 
     def wait_s(self) -> float:

@@ -20,7 +20,7 @@ from typing import Any, Self
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.transport import Watch
-from sdistrib_client import events
+from sdistrib_client import events, finding
 from sdistrib_client.composing import compose
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
@@ -32,6 +32,9 @@ OnProgress = Callable[[wire.Progress], None]
 OnAccepted = Callable[[wire.Accepted], None]
 
 _log = logging.getLogger(__name__)
+
+#: What a petition has beside its parameters.
+ENVELOPE = ("images", "seed", "timeout_s", "cancel_on_disconnect")
 
 
 class Client:
@@ -58,7 +61,7 @@ class Client:
         self._watch.add(self._session.dealer)
         self._watch.add(self._bell.fd)
         self._turning = threading.Lock()
-        self._unwanted: deque[str] = deque()
+        self._unwanted: deque[events.CancelWished | events.PetitionLeft] = deque()
         self._closed = False
 
     def txt2img(
@@ -89,18 +92,87 @@ class Client:
         )
         return self.draw(petition, on_progress=on_progress)
 
+    def submit(self, prompt: str, **wishes: Any) -> str:
+        """Have pictures drawn without waiting for them; the id to attach to, or to fetch.
+
+        Takes what `txt2img` takes, and returns once the manager keeps it. Raises as `draw`.
+        """
+        about = {key: wishes.pop(key) for key in ENVELOPE if key in wishes}
+        return self.draw(compose({"prompt": prompt, **wishes}, **about), detach=True).wait()
+
     def draw(
         self,
         petition: Petition,
         *,
+        detach: bool = False,
         on_accepted: OnAccepted | None = None,
         on_progress: OnProgress | None = None,
     ) -> "Drawing":
-        """Draw a petition that was composed before.
+        """Draw a petition that was composed before; with `detach`, only have it kept.
 
         The callbacks are called while the result is iterated over, in the caller's thread.
         """
-        return Drawing(self, self._session.submit(petition), on_accepted, on_progress)
+        box = self._session.submit(petition, detach=detach)
+        return Drawing(self, box, on_accepted, on_progress)
+
+    def attach(
+        self,
+        petition_id: str,
+        *,
+        on_accepted: OnAccepted | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> "Drawing":
+        """The pictures of a petition that nobody has had yet, and those to come.
+
+        The id may be shortened. Leaving the result early does not cancel the petition.
+
+        Raises:
+            PetitionError: `not_found`.
+            Unreachable: nobody answers.
+        """
+        box = self._session.seek(self._found(petition_id))
+        return Drawing(self, box, on_accepted, on_progress)
+
+    def fetch(self, petition_id: str, *, on_accepted: OnAccepted | None = None) -> "Drawing":
+        """All pictures that a petition has now, seen before or not. Raises as `attach`.
+
+        If it goes on, the iteration ends all the same and `ending.outcome` is "unfinished".
+        """
+        box = self._session.seek(self._found(petition_id), again=True, wait=False)
+        return Drawing(self, box, on_accepted, None)
+
+    def retry(
+        self,
+        petition_id: str,
+        *,
+        detach: bool = False,
+        timeout_s: float | None = None,
+        on_accepted: OnAccepted | None = None,
+        on_progress: OnProgress | None = None,
+        **changes: Any,
+    ) -> "Drawing":
+        """Draw the images of an ended petition that have no picture, with other parameters.
+
+        Seed and number of images stay. Raises as `attach`, and `invalid_params` when there is
+        nothing to try again or the changes do not pass.
+        """
+        found = self._found(petition_id)
+        box = self._session.retry(found, finding.retry_of(found, changes, timeout_s), detach=detach)
+        return Drawing(self, box, on_accepted, on_progress)
+
+    def purge(self, petition_id: str | None) -> int:
+        """Forget an ended petition for good, prompt and pictures; None is all. How many those were.
+
+        Raises as `attach`, and `invalid_params` when it has not ended.
+        """
+        whole = "" if petition_id is None else self._whole(petition_id)
+        return finding.count_of(self._reply(self._session.purge(whole)))
+
+    def find(self, petition_id: str) -> wire.QueuedPetition:
+        """How far a petition is, and why it waits. Raises as `attach`."""
+        return finding.only_row(
+            self.ask("queue", every=True, start=finding.id_start(petition_id)), petition_id
+        )
 
     def models(self, kind: str | None = None) -> tuple[wire.FoundModel, ...]:
         """The model files of the farm, of one kind or all.
@@ -116,23 +188,34 @@ class Client:
         """The workers; raises as `models` does."""
         return self.ask("workers").workers
 
-    def queue(self) -> tuple[wire.QueuedPetition, ...]:
-        """The petitions that are not finished; raises as `models` does."""
-        return self.ask("queue").queue
+    def queue(self, *, every: bool = False) -> tuple[wire.QueuedPetition, ...]:
+        """The petitions that have not ended, or all; raises as `models` does."""
+        return self.ask("queue", every=every).queue
 
     def status(self) -> wire.Answer:
         """The farm in numbers; raises as `models` does."""
         return self.ask("status")
 
-    def ask(self, what: events.Question) -> wire.Answer:
+    def ask(self, what: events.Question, *, every: bool = False, start: str = "") -> wire.Answer:
         """The manager's whole answer to a question; raises as `models` does."""
-        number = self._session.ask(what)
+        return finding.answer_of(self._reply(self._session.ask(what, every=every, start=start)))
+
+    def _reply(self, number: int) -> Reply:
         while number not in self._session.replies:
             self._turn()
-        return answer_of(self._session.replies.pop(number))
+        return self._session.replies.pop(number)
+
+    def _found(self, petition_id: str) -> finding.Found:
+        reply = self._reply(self._session.ask("petition", start=finding.id_start(petition_id)))
+        return finding.found_in(finding.answer_of(reply), reply.body, petition_id)
+
+    def _whole(self, petition_id: str) -> str:
+        start = finding.id_start(petition_id)
+        return start if finding.is_whole(start) else self.find(start).id
 
     def cancel(self, petition_id: str) -> bool:
         """Cancel a petition by id, also one of another process; True when that is confirmed."""
+        petition_id = self._whole(petition_id)
         box = self._session.inboxes.get(petition_id)
         self._session.post(events.CancelWished(petition_id))
         while box is not None and box.ending is None:
@@ -153,7 +236,7 @@ class Client:
         boxes = list(self._session.inboxes.values())
         try:
             for box in boxes:
-                self._session.post(events.CancelWished(box.id))
+                self._session.leave(box)
             while wait and any(box.ending is None for box in boxes):
                 self._turn()
         finally:
@@ -180,26 +263,27 @@ class Client:
                 self._watch.wait(self._session.wait_s())
             self._bell.hush()
             while self._unwanted:
-                self._session.post(events.CancelWished(self._unwanted.popleft()))
+                self._session.post(self._unwanted.popleft())
             self._session.turn()
         finally:
             self._turning.release()
 
-    def _abandon(self, petition_id: str) -> None:
-        """Cancel without waiting; from a finalizer, which may run in any thread."""
+    def _abandon(self, box: Inbox) -> None:
+        """Leave without waiting; from a finalizer, which may run in any thread."""
         if self._closed:
             return
         if self._turning.acquire(blocking=False):
             try:
-                self._session.post(events.CancelWished(petition_id))
+                self._session.leave(box)
             finally:
                 self._turning.release()
         else:
-            self._unwant(petition_id)
+            wish = events.CancelWished if box.owned else events.PetitionLeft
+            self._unwant(wish(box.id))
 
-    def _unwant(self, petition_id: str) -> None:
-        """Cancel soon; may be called from anywhere."""
-        self._unwanted.append(petition_id)
+    def _unwant(self, wish: events.CancelWished | events.PetitionLeft) -> None:
+        """Cancel or leave soon; may be called from anywhere."""
+        self._unwanted.append(wish)
         self._bell.ring()
 
 
@@ -223,6 +307,11 @@ class Drawing:
     def id(self) -> str:
         """Id of the petition."""
         return self._box.id
+
+    @property
+    def petition(self) -> Petition:
+        """What it asks for."""
+        return self._box.petition
 
     @property
     def seed(self) -> int:
@@ -259,9 +348,15 @@ class Drawing:
                 raise StopIteration
             self._client._turn()  # noqa: SLF001
 
+    def wait(self) -> str:
+        """Wait for the end, pictures unseen; the petition's id. Raises as `__next__` does."""
+        for _ in self:
+            pass
+        return self.id
+
     def cancel(self) -> None:
         """Ask for a cancel; the iteration ends with it. Safe in signal handlers and threads."""
-        self._client._unwant(self.id)  # noqa: SLF001
+        self._client._unwant(events.CancelWished(self.id))  # noqa: SLF001
 
     def close(self) -> None:
         """Stop: cancel what is not drawn yet, and wait, not long, until the manager confirms.
@@ -269,8 +364,10 @@ class Drawing:
         A picture that was handed out last does not count as safe; the manager keeps it a while.
         """
         self._over = True
-        if self._box.ending is None:
+        if self._box.ending is None and self._box.owned:
             self._client.cancel(self.id)
+        elif self._box.ending is None:
+            self._client._session.leave(self._box)  # noqa: SLF001
 
     def __enter__(self) -> Self:
         return self
@@ -286,7 +383,7 @@ class Drawing:
     def __del__(self) -> None:
         # `for … break` leaves nobody to call close(); the pictures still to come are unwanted.
         if not self._over and self._box.ending is None:
-            self._client._abandon(self.id)  # noqa: SLF001
+            self._client._abandon(self._box)  # noqa: SLF001
 
     def _tell(self) -> None:
         accepted, self._box.accepted = self._box.accepted, None
@@ -295,11 +392,3 @@ class Drawing:
         progress, self._box.progress = self._box.progress, None
         if progress is not None and self._on_progress is not None:
             self._on_progress(progress)
-
-
-def answer_of(reply: Reply) -> wire.Answer:
-    """The answer in a reply, or the error that stands for it."""
-    if reply.answer is not None:
-        return reply.answer
-    error = error_of(reply.ending) if reply.ending is not None else None
-    raise error or AssertionError("a reply without answer has an error")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo
-from sdistrib.petitions import PetitionState
+from sdistrib.petitions import PETITION_ENDS, PetitionState
 from sdistrib.protocol import messages as wire
 from sdistrib.transfer import Incoming
 from sdistrib_client.effects import Ending, Outcome
@@ -14,17 +14,22 @@ EXPIRY_GRACE_S = 5.0
 #: With all pictures safe, the manager's own word for the end is worth no longer wait than this.
 FINISH_WAIT_S = 3.0
 
+#: How a petition is brought to the manager, or found there.
+Opening = wire.Submit | wire.Attach | wire.Retry
+
 
 class Tracked:
     """One petition, from the wish to its end."""
 
-    def __init__(self, petition_id: str, body: bytes, images: int, timeout_s: float) -> None:
-        self.id = petition_id
+    def __init__(self, opening: Opening, body: bytes, images: int, timeout_s: float = 0.0) -> None:
+        self.id = opening.id
+        #: What is said to the manager, now and after each new connection.
+        self.opening = opening
         self.body = body
         self.images = images
         self.timeout_s = timeout_s
-        #: The bytes may have reached the manager.
-        self.submitted = False
+        #: The manager may know it.
+        self.submitted = not isinstance(opening, wire.Submit)
         self.accepted = False
         #: Indices handed to the caller, and those he is done with.
         self.given: set[int] = set()
@@ -35,6 +40,44 @@ class Tracked:
         self.withdrawn: frozenset[int] | None = None
         self.expires_at: float | None = None
         self.closes_at: float | None = None
+
+    @property
+    def detached(self) -> bool:
+        """Only its acceptance is waited for."""
+        return not isinstance(self.opening, wire.Attach) and self.opening.detach
+
+    @property
+    def owned(self) -> bool:
+        """It is drawn for us, and nobody else need want it."""
+        return not isinstance(self.opening, wire.Attach)
+
+    @property
+    def whole(self) -> bool:
+        """All its pictures must come here, and not only those that nobody has seen."""
+        return isinstance(self.opening, wire.Submit) or (
+            isinstance(self.opening, wire.Attach) and self.opening.again
+        )
+
+    def said(self) -> bytes | None:
+        """The opening is being said; its body."""
+        self.submitted = True
+        return self.body or None
+
+    def was_accepted(self) -> None:
+        """The manager keeps it. A retry is not to be carried out twice."""
+        self.accepted = True
+        if isinstance(self.opening, wire.Retry) and not self.opening.detach:
+            self.opening, self.body = wire.Attach(id=self.id), b""
+
+    def asks_again(self, message: wire.Finished) -> bool:
+        """Others saw pictures that did not come here: we want them too, once.
+
+        Others are those who attached, and an earlier process that made the same petition.
+        """
+        if not (isinstance(self.opening, wire.Submit) and self._missing(message)):
+            return False
+        self.opening, self.body = wire.Attach(id=self.id, again=True), b""
+        return True
 
     def start_clock(self, now: float) -> None:
         """The time limit runs from here."""
@@ -70,24 +113,30 @@ class Tracked:
             return self._bad("expired", self._expired(), confirmed=False)
         return None
 
-    def cancelled(self, *, confirmed: bool, done: tuple[int, ...] = ()) -> Ending:
-        """The end by cancel."""
+    def cancelled(
+        self, *, confirmed: bool, done: tuple[int, ...] = (), state: PetitionState = "cancelled"
+    ) -> Ending:
+        """The end by cancel; of one known by id only, the end that it had before."""
+        if not self.images and state in _EARLIER:
+            return Ending(outcome=_EARLIER[state], done=done)
         text = "The petition was cancelled." if confirmed else "The cancel is not confirmed."
         error = ErrorInfo(code="cancelled", message=text)
         return self._bad("cancelled", error, confirmed=confirmed, done=done or None)
 
     def finished(self, message: wire.Finished) -> Ending:
-        """The end as the manager says it."""
+        """The end as the manager says it, or how far the petition is."""
+        brief = isinstance(self.opening, wire.Attach) and not self.opening.wait
+        if brief and message.state not in PETITION_ENDS:
+            return self._unfinished(message)
         error = self._why(message.state, message)
         outcome: Outcome = "done" if error is None else _OUTCOMES.get(message.state, "failed")
         return Ending(outcome=outcome, error=error, done=message.done, failures=message.failures)
 
     def _why(self, state: PetitionState, message: wire.Finished) -> ErrorInfo | None:
-        missing = sorted(set(message.done) - self.given)
-        if missing:
-            text = f"The manager has pictures {missing} and never sent them."
-            return ErrorInfo(code="internal", message=text)
-        if state == "done" and len(self.given) == self.images:
+        missing = self._missing(message)
+        if missing and (state == "done" or self.owned):
+            return self._incomplete(missing)
+        if state == "done" and len(message.done) == self.images:
             return None
         if state == "expired":
             return self._expired()
@@ -98,10 +147,29 @@ class Tracked:
         text = f"The manager ended the petition as {state}, with {len(self.given)} pictures."
         return ErrorInfo(code="internal", message=text)
 
-    def _expired(self) -> ErrorInfo:
+    def _incomplete(self, missing: list[int]) -> ErrorInfo:
+        if self.owned:
+            text = f"The manager has pictures {missing} and never sent them."
+            return ErrorInfo(code="internal", message=text)
+        text = f"Pictures {missing} were delivered before and are not kept any more."
+        return ErrorInfo(code="not_found", message=text)
+
+    def _missing(self, message: wire.Finished) -> list[int]:
+        return sorted(set(message.done) - self.given) if self.whole else []
+
+    def _unfinished(self, message: wire.Finished) -> Ending:
         text = (
-            f"The time limit of {self.timeout_s:g} s passed with {len(self.given)} of"
-            f" {self.images} pictures done."
+            f"The petition is {message.state}: {len(message.done)} of {self.images} pictures are"
+            f" done. `sdistrib-client HOST attach {self.id[:8]}` waits for the rest."
+        )
+        return Ending(
+            outcome="unfinished", reason=text, done=message.done, failures=message.failures
+        )
+
+    def _expired(self) -> ErrorInfo:
+        limit = f" of {self.timeout_s:g} s" if self.timeout_s else ""
+        text = (
+            f"The time limit{limit} passed with {len(self.given)} of {self.images} pictures done."
         )
         return ErrorInfo(code="expired", message=text)
 
@@ -117,6 +185,7 @@ class Tracked:
         return Ending(outcome=outcome, error=error, done=known, confirmed=confirmed)
 
 
+_EARLIER: dict[PetitionState, Outcome] = {"done": "done", "failed": "failed", "expired": "expired"}
 _OUTCOMES: dict[PetitionState, Outcome] = {
     "cancelled": "cancelled",
     "expired": "expired",

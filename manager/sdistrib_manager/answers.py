@@ -6,13 +6,17 @@ import msgspec
 
 from sdistrib import limits
 from sdistrib.models import ModelFile
+from sdistrib.petitions import PETITION_ENDS
 from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import Buffer
 from sdistrib_manager.queue import Entry
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.state import State
 
 #: Bytes of the rows of one answer; the rest of the header needs little.
 _ROWS_BYTES_MAX = limits.HEADER_BYTES_MAX * 3 // 4
+#: A whole id; what is shorter is the beginning of one.
+_ID_DIGITS = 32
 
 _Row = TypeVar("_Row")
 
@@ -22,7 +26,7 @@ def answer(state: State, ask: wire.Ask) -> wire.Answer:
     counters = state.counters
     models = _models(state) if ask.what == "models" else ()
     workers = _workers(state) if ask.what in ("workers", "status") else ()
-    queue = _queue(state) if ask.what == "queue" else ()
+    queue = _queue(state, ask) if ask.what in ("queue", "petition") else ()
     fitting = (_fitting(models), _fitting(workers), _fitting(queue))
     return wire.Answer(
         number=ask.number,
@@ -84,21 +88,39 @@ def _facts(state: State, worker: Worker) -> wire.WorkerFacts:
     )
 
 
-def _queue(state: State) -> tuple[wire.QueuedPetition, ...]:
-    return tuple(_row(state, entry) for entry in state.queue if not entry.ended)
+def petition_body(state: State, ask: wire.Ask) -> Buffer | None:
+    """The bytes of the one petition that `petition` asks for; None when it is not one."""
+    found = _found(state, ask) if ask.what == "petition" else []
+    return found[0].body if len(found) == 1 else None
+
+
+def _found(state: State, ask: wire.Ask) -> list[Entry]:
+    if len(ask.id) == _ID_DIGITS:
+        entry = state.queue.entries.get(ask.id)
+        return [entry] if entry is not None else []
+    ended_too = ask.all or ask.what == "petition"
+    return [e for e in state.queue if e.id.startswith(ask.id) and (ended_too or not e.ended)]
+
+
+def _queue(state: State, ask: wire.Ask) -> tuple[wire.QueuedPetition, ...]:
+    """In order of arrival. When not all fit, those that have not ended come first."""
+    found = [_row(state, entry) for entry in _found(state, ask)]
+    if len(_fitting(tuple(found))) < len(found):
+        found.sort(key=lambda row: row.state in PETITION_ENDS)
+    return tuple(found)
 
 
 def _row(state: State, entry: Entry) -> wire.QueuedPetition:
-    params = entry.petition.params
     return wire.QueuedPetition(
         id=entry.id,
         state=entry.state,
-        model=params.model or params.diffusion_model,
-        images=entry.petition.images,
-        done=entry.done,
+        model=entry.model,
+        images=entry.size,
+        done=len(entry.indices("done")),
         failed=len(entry.indices("failed")),
         running=len(entry.indices("leased")),
-        age_s=state.now - entry.accepted_at,
+        age_s=max(0.0, state.wall - entry.accepted_wall),
+        ahead=entry.ahead if entry.state == "queued" else 0,
         reason=entry.reason,
     )
 
@@ -118,23 +140,24 @@ def progress(state: State, entry: Entry) -> wire.Progress:
         for attempt, lease in worker.leases.items()
         if attempt.id == entry.id and lease.started
     )
+    done = sum(image.state == "done" for image in entry.images.values())
     return wire.Progress(
         id=entry.id,
         state=entry.state,
         ahead=entry.ahead if entry.state == "queued" else 0,
-        done=entry.done,
-        images=entry.petition.images,
+        done=done,
+        images=entry.size,
         running=running,
-        eta_s=_eta_s(entry, running),
+        eta_s=_eta_s(entry, done, running),
         reason=entry.reason if not running else "",
     )
 
 
-def _eta_s(entry: Entry, running: tuple[wire.ImageProgress, ...]) -> float:
+def _eta_s(entry: Entry, done: int, running: tuple[wire.ImageProgress, ...]) -> float:
     """Seconds to the end, from this petition's own pictures and steps; 0 when nothing is known."""
     left_s = sum(max(0, at.steps - at.step) * at.step_s for at in running)
-    if entry.done:
-        image_s = entry.draw_s / entry.done
+    if done:
+        image_s = entry.draw_s / done
     else:
         image_s = max((at.steps * at.step_s for at in running), default=0.0)
     if not running or not image_s:

@@ -14,6 +14,8 @@ from sdistrib_manager.state import Arrival, State
 
 def result(state: State, worker: Worker, message: wire.Result, body: Buffer) -> None:
     """A worker offers a picture: its head, with all bytes or with pieces to follow."""
+    if state.store_trouble:
+        return  # it is not acknowledged, so the worker keeps it and offers it again
     reason = _fence(state, worker, message)
     if reason:
         _refuse(state, worker, message.attempt, reason)
@@ -53,7 +55,7 @@ def _fence(state: State, worker: Worker, message: wire.Result) -> str:
         return "the attempt was not given to this worker"
     if image.state in IMAGE_ENDS:
         return f"the image is {image.state}"
-    if message.seed != entry.petition.seed + image.index:
+    if message.seed != entry.seed + image.index:
         return "the seed is not that of the image"
     return ""
 
@@ -113,6 +115,23 @@ def failed(state: State, digest: str, reason: str) -> None:
     state.log("error", f"a picture could not be kept: {reason}")
 
 
+def missing(state: State, digest: str, reason: str) -> None:
+    """A picture that was recorded is not there: its images are drawn again."""
+    state.log("error", f"a picture is lost and drawn again: {reason}")
+    delivery.lost(state, digest)
+    for entry in list(state.queue):
+        for image in list(entry.images.values()):
+            if image.kept and image.result is not None and image.result.digest == digest:
+                delivery.drop_picture(state, entry, image)
+                if entry.ended or image.seen:
+                    state.keep_image(entry, image)
+                    delivery.finish(state, entry)
+                    continue
+                outcome.undo(state, entry, image)
+    for client in state.clients.values():
+        delivery.pump(state, client)
+
+
 def _record(state: State, worker: Worker | None, message: wire.Result) -> None:
     found = state.find(message.attempt)
     if found is None or found[1].state in IMAGE_ENDS:
@@ -121,8 +140,8 @@ def _record(state: State, worker: Worker | None, message: wire.Result) -> None:
         return
     entry, image = found
     if image.state == "waiting":
-        entry.waiting.remove(image.index)
-    image.result = message
+        entry.take(image.index)
+    image.result, image.kept = message, True
     uses = state.blob_uses.get(message.digest, 0)
     state.blob_uses[message.digest] = uses + 1
     state.blob_bytes += 0 if uses else message.size_bytes
@@ -142,7 +161,7 @@ def _free(
         worker.leases.pop(message.attempt, None)
         worker.done += 1
         state.tell_worker(worker, wire.ResultRecorded(attempt=message.attempt))
-    outcome.call_off(state, entry, image.index)
+    outcome.call_off(state, entry, image)
     state.schedule_due = True
 
 

@@ -5,18 +5,19 @@ import logging
 import signal
 import sys
 import time
+from pathlib import Path
 
 import click
+from platformdirs import user_state_path
 
 from sdistrib import limits, log
-from sdistrib.errors import EXIT_USAGE, ConfigError
+from sdistrib.errors import EXIT_USAGE, ConfigError, StoreError
 from sdistrib.transport import CLIENT_PORT, WORKER_PORT, Address, Router, zmq_context
 from sdistrib.version import SOFTWARE, VERSION
 from sdistrib_manager.events import Port
 from sdistrib_manager.loop import Loop
-from sdistrib_manager.machine import Manager
 from sdistrib_manager.state import Settings
-from sdistrib_manager.store.memory import MemoryBlobs, MemoryStore
+from sdistrib_manager.storage import Storage, open_folder, open_memory
 
 _log = logging.getLogger("sdistrib.manager")
 
@@ -54,21 +55,53 @@ _GOODBYE_S = 0.3
     " can draw, see and cancel.",
 )
 @click.option(
-    "--attempts",
-    default=limits.ATTEMPTS_MAX,
+    "--retries",
+    default=limits.ATTEMPTS_MAX - 1,
     show_default=True,
-    type=click.IntRange(1, 10),
-    help="Failures of one image before it fails for good.",
+    type=click.IntRange(0, 9),
+    help="Further tries of an image that failed; 0 returns the error at the first crash.",
+)
+@click.option(
+    "--store",
+    "store",
+    default="sqlite",
+    show_default=True,
+    type=click.Choice(["sqlite", "memory"]),
+    help="Where petitions and pictures are kept; memory forgets all when the manager ends.",
+)
+@click.option(
+    "--state",
+    "state",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for what is kept.  [default: sdistrib in your system's place for such data]",
+)
+@click.option(
+    "--retention-hours",
+    default=limits.RETENTION_S / 3600,
+    show_default=True,
+    type=click.FloatRange(0, 24 * 366),
+    help="Ended petitions are kept this long, counted while a manager runs.",
+)
+@click.option(
+    "--retention-bytes",
+    default=limits.RETENTION_BYTES,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Pictures that clients have are kept up to this many bytes, for fetching again.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.option("--log-json", is_flag=True, help="Log as JSON, one object per line.")
 @click.version_option(VERSION, prog_name="sdistrib-manager")
-def command(
+def command(  # noqa: PLR0913, PLR0917 - one argument an option, as click has it
     bind: str,
     client_port: int,
     worker_port: int,
     insecure_lan: bool,
-    attempts: int,
+    retries: int,
+    store: str,
+    state: Path | None,
+    retention_hours: float,
+    retention_bytes: int,
     verbose: bool,
     log_json: bool,
 ) -> None:
@@ -79,8 +112,14 @@ def command(
     log.setup(logging.DEBUG if verbose else logging.INFO, json=log_json)
     try:
         check_bind(bind, insecure_lan=insecure_lan)
-        run(bind, client_port, worker_port, Settings(SOFTWARE, attempts_max=attempts))
-    except ConfigError as error:
+        settings = Settings(
+            SOFTWARE,
+            attempts_max=retries + 1,
+            retention_s=retention_hours * 3600,
+            retention_bytes=retention_bytes if store == "sqlite" else 0,
+        )
+        run(bind, client_port, worker_port, open_storage(settings, store, state))
+    except (ConfigError, StoreError) as error:
         click.echo(f"sdistrib-manager: {error}", err=True)
         sys.exit(EXIT_USAGE)
 
@@ -103,11 +142,26 @@ def check_bind(bind: str, *, insecure_lan: bool) -> None:
         )
 
 
-def run(bind: str, client_port: int, worker_port: int, settings: Settings) -> None:
+def open_storage(settings: Settings, store: str, state: Path | None) -> Storage:
+    """What the manager keeps, where the options say.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+        StoreError: what is in it cannot be read.
+    """
+    if store == "memory":
+        if state is not None:
+            raise ConfigError("--store memory keeps nothing, so --state has no meaning with it.")
+        return open_memory(settings)
+    return open_folder(settings, state or user_state_path("sdistrib") / "manager")
+
+
+def run(bind: str, client_port: int, worker_port: int, storage: Storage) -> None:
     """Listen and serve until SIGTERM or SIGINT.
 
     Raises:
         ConfigError: a port cannot be bound.
+        StoreError: what is kept cannot be read.
     """
     host = "127.0.0.1" if bind == "localhost" else bind
     with zmq_context() as context:
@@ -115,7 +169,7 @@ def run(bind: str, client_port: int, worker_port: int, settings: Settings) -> No
             "client": Router(context, Address(host, client_port)),
             "worker": Router(context, Address(host, worker_port)),
         }
-        loop = Loop(Manager(settings, time.monotonic()), MemoryStore(), MemoryBlobs(), ports)
+        loop = Loop(storage, ports)
         loop.stop_on(signal.SIGTERM, signal.SIGINT)
         clients, workers = (Address(host, ports[p].port) for p in ("client", "worker"))
         # One line that scripts can wait for.

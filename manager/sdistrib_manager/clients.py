@@ -5,21 +5,20 @@ from dataclasses import dataclass, field
 
 from sdistrib import limits
 from sdistrib.liveness import Liveness
-from sdistrib.protocol.messages import Progress
 from sdistrib.transfer import Outgoing
 from sdistrib_manager.queue import Entry
 
 
 @dataclass(slots=True)
 class Slot:
-    """The one progress of one petition that may be under way to one client."""
+    """A petition that a client listens to, and its one progress that may be under way."""
 
     #: Something changed since the last one.
     dirty: bool = True
-    #: What the client knows: the last one, or what `Accepted` said.
-    told: Progress | None = None
     #: The client has not yet said that it saw the last one.
     unseen: bool = False
+    #: Only what was recorded when it attached is wanted, and no progress.
+    brief: bool = False
 
 
 @dataclass(slots=True)
@@ -66,6 +65,27 @@ class Client:
         if delivery is not None:
             self.bytes_flying -= delivery.size_bytes
         return delivery
+
+    def unsend(self) -> None:
+        """What is under way may be lost with the peer's session: it waits for credit again."""
+        self.ready.extendleft(reversed([(d.entry, d.index) for d in self.flying.values()]))
+        self.flying.clear()
+        self.bytes_flying = 0
+        for slot in self.slots.values():
+            slot.dirty, slot.unseen = True, False
+
+    def is_due(self, petition_id: str, index: int) -> bool:
+        """The picture is on its way or waits for credit."""
+        return (petition_id, index) in self.flying or any(
+            (entry.id, ready) == (petition_id, index) for entry, ready in self.ready
+        )
+
+    def drop(self, petition_id: str) -> None:
+        """The client does not listen to this petition any more."""
+        self.slots.pop(petition_id, None)
+        self.ready = deque(due for due in self.ready if due[0].id != petition_id)
+        for key in [key for key in self.flying if key[0] == petition_id]:
+            self.land(*key)
 
     def transfer_of(self, digest: str) -> Delivery | None:
         """The picture of this digest that is going out in pieces."""

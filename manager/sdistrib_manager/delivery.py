@@ -7,7 +7,7 @@ from sdistrib.protocol.codec import Buffer
 from sdistrib.transfer import Outgoing
 from sdistrib_manager.clients import Client, Delivery
 from sdistrib_manager.effects import DropBlob, SendPicture
-from sdistrib_manager.queue import Entry
+from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.state import State
 
 #: Failures of one petition that are told with message and log; each may be 8 KiB.
@@ -15,23 +15,24 @@ _FAILURES_WHOLE = 2
 
 
 def offer(state: State, entry: Entry, index: int) -> None:
-    """A picture was recorded: send it when the credit of its client allows."""
-    client = state.clients.get(entry.route) if entry.route is not None else None
-    if client is not None:
-        client.ready.append((entry, index))
-        pump(state, client)
+    """A picture was recorded: send it when the credit of its clients allows."""
+    for client in state.listening(entry):
+        if not client.slots[entry.id].brief:
+            client.ready.append((entry, index))
+            pump(state, client)
 
 
-def offer_all(state: State, client: Client, entry: Entry) -> None:
-    """The client has just attached to the petition: everything it has not seen is due."""
-    waiting = {(other.id, index) for other, index in client.ready}
+def offer_all(state: State, client: Client, entry: Entry, *, again: bool = False) -> None:
+    """The client has just attached to the petition: what it has not seen is due.
+
+    With `again`, what was seen before and is still kept is due as well.
+    """
     for index in entry.indices("done"):
-        key = (entry.id, index)
-        if not entry.image(index).seen and key not in client.flying and key not in waiting:
+        image = entry.image(index)
+        if image.kept and (again or not image.seen) and not client.is_due(entry.id, index):
             client.ready.append((entry, index))
     pump(state, client)
-    if entry.ended:
-        finish(state, entry)
+    finish(state, entry)
 
 
 def pump(state: State, client: Client) -> None:
@@ -40,8 +41,7 @@ def pump(state: State, client: Client) -> None:
         entry, index = client.ready[0]
         image = entry.image(index)
         result = image.result
-        # Another connection may have taken the petition over, and even brought it back.
-        if result is None or image.seen or entry.route != client.route:
+        if result is None or not image.kept or entry.id not in client.slots:
             client.ready.popleft()
             continue
         if not client.may_send(result.size_bytes) or client.transfer_of(result.digest):
@@ -72,52 +72,109 @@ def _send_pieces(state: State, client: Client, digest: str, pieces: Outgoing) ->
 def piece_seen(state: State, client: Client, message: wire.ChunkSeen, _: Buffer = b"") -> None:
     """The client has part of a picture; it can take more."""
     delivery = client.transfer_of(message.digest)
-    if delivery is None or delivery.pieces is None:
-        return
-    if message.digest not in state.blob_uses:
-        # Another connection has taken the petition over and has the picture.
-        client.land(delivery.entry.id, delivery.index)
-        pump(state, client)
-        return
-    delivery.pieces.seen(message.offset)
-    _send_pieces(state, client, message.digest, delivery.pieces)
+    if delivery is not None and delivery.pieces is not None:
+        delivery.pieces.seen(message.offset)
+        _send_pieces(state, client, message.digest, delivery.pieces)
 
 
 def seen(state: State, client: Client, message: wire.ResultSeen, _: Buffer = b"") -> None:
-    """The client has a picture for good."""
+    """The client has a picture for good; one that does not listen has not asked for it."""
     client.land(message.id, message.index)
-    entry = state.queue.entries.get(message.id)
+    entry = state.queue.entries.get(message.id) if message.id in client.slots else None
     image = entry.images.get(message.index) if entry else None
-    if entry is not None and image is not None and image.result is not None and not image.seen:
+    if entry is None or image is None or image.result is None:
+        pump(state, client)
+        return
+    if not image.seen:
         image.seen = True
-        entry.unseen -= 1
-        drop_picture(state, image.result)
-        if entry.ended:
-            finish(state, entry)
+        state.seen_pictures.append((entry.id, image.index))
+        state.seen_bytes += image.result.size_bytes
+        state.keep_image(entry, image, soft=True)
+    retire(state)
     pump(state, client)
+    finish(state, entry)
 
 
-def drop_picture(state: State, result: wire.Result) -> None:
-    """One image less needs this picture."""
-    uses = state.blob_uses.get(result.digest, 0) - 1
-    if uses > 0:
-        state.blob_uses[result.digest] = uses
-    elif state.blob_uses.pop(result.digest, None) is not None:
-        state.blob_bytes -= result.size_bytes
-        state.outbox.append(DropBlob(result.digest))
+def retire(state: State) -> None:
+    """Drop the oldest pictures that clients have seen, beyond what is kept for fetching again.
+
+    Not while the store is in trouble: a picture must not go before the row that lets it go is kept,
+    else a restart would find it missing and draw it again.
+    """
+    if state.store_trouble:
+        return
+    while state.seen_pictures and state.seen_bytes > state.settings.retention_bytes:
+        petition_id, index = state.seen_pictures[0]
+        entry = state.queue.entries.get(petition_id)
+        if entry and any(one.is_due(petition_id, index) for one in state.listening(entry)):
+            return  # whoever has it next lets it go
+        state.seen_pictures.popleft()
+        image = entry.images.get(index) if entry else None
+        if entry is not None and image is not None and image.kept and image.result is not None:
+            drop_picture(state, entry, image)
+            state.keep_image(entry, image, soft=True)
+
+
+def store_recovered(state: State) -> None:
+    """Writing works again: what was left out meanwhile is kept, and what waited for it goes on."""
+    state.store_trouble = ""
+    state.schedule_due = True
+    left_out, state.left_out = state.left_out, {}
+    for petition_id, index in left_out:
+        entry = state.queue.entries.get(petition_id)
+        image = entry.images.get(index) if entry else None
+        if entry is not None and image is not None:
+            state.keep_image(entry, image, soft=True)
+    retire(state)
+
+
+def drop_picture(state: State, entry: Entry, image: Image) -> None:
+    """The picture of this image is not needed any more."""
+    if not image.kept or image.result is None:
+        return
+    image.kept = False
+    if image.seen:
+        state.seen_bytes -= image.result.size_bytes
+    uses = state.blob_uses[image.result.digest] - 1
+    if uses:
+        state.blob_uses[image.result.digest] = uses
+    else:
+        del state.blob_uses[image.result.digest]
+        state.blob_bytes -= image.result.size_bytes
+        drop_unused(state, image.result.digest)
 
 
 def drop_unused(state: State, digest: str) -> None:
-    """Nobody needs this picture."""
-    state.outbox.append(DropBlob(digest))
+    """No image needs this picture. One that is being kept anew is looked at when that is done."""
+    storing = any(key[1] == digest and here.storing for key, here in state.arriving.items())
+    if not storing:
+        state.outbox.append(DropBlob(digest))
+
+
+def lost(state: State, digest: str) -> None:
+    """The picture that was on its way to clients was never sent."""
+    for client in state.clients.values():
+        for key, delivery in list(client.flying.items()):
+            result = delivery.entry.image(delivery.index).result
+            if result is not None and result.digest == digest:
+                client.land(*key)
 
 
 def finish(state: State, entry: Entry) -> None:
-    """Tell the client the end of its petition, once it has all pictures."""
-    client = state.clients.get(entry.route) if entry.route is not None else None
-    if client is None or entry.finished_sent or entry.unseen:
-        return
-    entry.finished_sent = True
+    """Tell each client that has all its pictures the end, or how far the petition is."""
+    for client in state.listening(entry):
+        brief = client.slots[entry.id].brief
+        if (entry.ended or brief) and not _is_owed(client, entry):
+            entry.finished_sent |= entry.ended
+            _tell_end(state, client, entry)
+
+
+def _is_owed(client: Client, entry: Entry) -> bool:
+    on_the_way = any(petition_id == entry.id for petition_id, _ in client.flying)
+    return on_the_way or any(other is entry for other, _ in client.ready)
+
+
+def _tell_end(state: State, client: Client, entry: Entry) -> None:
     failures = tuple(
         wire.ImageFailure(image.index, image.failures[-1])
         for image in sorted(entry.images.values(), key=lambda image: image.index)
@@ -133,7 +190,7 @@ def finish(state: State, entry: Entry) -> None:
             failures=_fitting(failures),
         ),
     )
-    client.slots.pop(entry.id, None)
+    state.part(client, entry)
 
 
 def _fitting(failures: tuple[wire.ImageFailure, ...]) -> tuple[wire.ImageFailure, ...]:

@@ -1,12 +1,11 @@
-"""What a manager wants done. The loop commits all `Keep…` of a turn before it sends anything."""
+"""What a manager wants done. The loop commits all `Keep`s of a turn before it sends anything."""
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from sdistrib.petitions import ImageState, PetitionState
 from sdistrib.protocol.codec import Buffer
-from sdistrib.protocol.messages import Message, Result
+from sdistrib.protocol.messages import Message
 from sdistrib_manager.events import Port
+from sdistrib_manager.rows import Row
 
 
 class Send(NamedTuple):
@@ -42,35 +41,16 @@ class DropBlob(NamedTuple):
     digest: str
 
 
-class KeepPetition(NamedTuple):
-    """Keep a new petition, as its client sent it."""
+class Keep(NamedTuple):
+    """Keep this in the store."""
 
-    id: str
-    body: Buffer
-
-
-class KeepPetitionState(NamedTuple):
-    """Keep how far a petition is."""
-
-    id: str
-    state: PetitionState
+    row: Row
+    #: Nothing is promised on its strength: it is left out while the store is in trouble.
+    soft: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class KeepImage:
-    """Keep how far an image is, and the attempts issued for it."""
-
-    id: str
-    index: int
-    state: ImageState
-    attempts: int
-    result: Result | None = None
-
-
-class ForgetPetition(NamedTuple):
-    """Forget a petition and its images."""
-
-    id: str
+class Checkpoint(NamedTuple):
+    """What was forgotten must be gone from the store's files too."""
 
 
 class Log(NamedTuple):
@@ -84,5 +64,4 @@ class Stop(NamedTuple):
     """End the loop after this turn's sends."""
 
 
-Keep = KeepPetition | KeepPetitionState | KeepImage | ForgetPetition
-Effect = Send | SendPicture | PutBlob | DropBlob | Keep | Log | Stop
+Effect = Send | SendPicture | PutBlob | DropBlob | Keep | Checkpoint | Log | Stop

@@ -55,6 +55,17 @@ class BlobFailed(NamedTuple):
     reason: str
 
 
+class BlobMissing(NamedTuple):
+    """The picture of this digest was to be sent, and is not there or damaged."""
+
+    digest: str
+    reason: str
+
+
+class StoreRecovered(NamedTuple):
+    """Writing works again."""
+
+
 class StopRequested(NamedTuple):
     """The process was asked to end."""
 
@@ -70,6 +81,8 @@ Event = (
     | PeerFull
     | BlobStored
     | BlobFailed
+    | BlobMissing
+    | StoreRecovered
     | StopRequested
     | TurnEnded
 )

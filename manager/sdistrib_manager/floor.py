@@ -13,10 +13,15 @@ from sdistrib.protocol.codec import Buffer, decode_inventory
 from sdistrib_manager import arrival, outcome
 from sdistrib_manager.queue import Issued
 from sdistrib_manager.roster import Lease, Worker
+from sdistrib_manager.rows import ForgetWorker, WorkerRow
 from sdistrib_manager.scheduler import fifo
 from sdistrib_manager.state import State
 
 #: Live attempts at one image.
+_LIVE_MAX = 2
+
+
+#: Attempts at one image that may run at a time: one, and that of a worker that was only slow.
 _LIVE_MAX = 2
 
 
@@ -47,6 +52,7 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
             f" ({state.settings.software}) speaks {wire.VERSION}"
         )
     catalogue = Catalogue(decode_inventory(body))
+    _remember(state, hello.name, body)
     worker = state.roster.by_instance.get(hello.instance)
     if worker is None:
         _warn_of_twin(state, hello.name)
@@ -68,6 +74,16 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
     _compare_leases(state, worker, hello)
     _unpark(state, worker)
     state.schedule_due = True
+
+
+def _remember(state: State, name: str, inventory: Buffer) -> None:
+    row = WorkerRow(
+        name=name,
+        inventory=bytes(inventory),
+        seen_wall=state.wall,
+        seen_uptime_s=state.uptime_s,
+    )
+    state.keep(row, soft=True)
 
 
 def _warn_of_twin(state: State, name: str) -> None:
@@ -93,6 +109,8 @@ def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> No
 def _heard(state: State, worker: Worker) -> None:
     if worker.liveness.state(state.now) == "suspect":
         _unpark(state, worker)
+        # What waited while it was suspect may go to it now.
+        state.schedule_due = True
     worker.liveness.heard(state.now)
 
 
@@ -172,6 +190,7 @@ def _too_late(state: State, worker: Worker, message: wire.TooLate, _: Buffer) ->
 
 def _inventory(state: State, worker: Worker, _: wire.Inventory, body: Buffer) -> None:
     worker.set_catalogue(Catalogue(decode_inventory(body)))
+    _remember(state, worker.name, body)
     state.schedule_due = True
 
 
@@ -255,7 +274,7 @@ def _park(state: State, worker: Worker) -> None:
 
 def _unpark(state: State, worker: Worker) -> None:
     """It was only slow: what nobody else has taken is its own again."""
-    for lease in worker.leases.values():
+    for lease in list(worker.leases.values()):
         found = state.find(lease.attempt)
         if found is None:
             continue
@@ -265,9 +284,14 @@ def _unpark(state: State, worker: Worker) -> None:
         # Two others are at it already; a result from here would still count.
         if issued.live or live >= _LIVE_MAX or image.state in IMAGE_ENDS:
             continue
+        if sum(one.live for one in image.issued.values()) >= _LIVE_MAX:
+            del worker.leases[lease.attempt]
+            state.tell_worker(worker, wire.Abandon(attempt=lease.attempt))
+            state.schedule_due = True
+            continue
         issued.live = True
         if image.state == "waiting":
-            entry.waiting.remove(image.index)
+            entry.take(image.index)
             state.move_image(entry, image, "leased")
 
 
@@ -282,6 +306,7 @@ def review(state: State) -> None:
             _park(state, worker)
         if not worker.present and state.now - worker.liveness.heard_at > limits.REMEMBER_WORKER_S:
             state.roster.forget(worker)
+            state.keep(ForgetWorker(worker.name), soft=True)
         if worker.present and worker.liveness.beat_due(state.now):
             state.say("worker", worker.route, wire.Beat())
 

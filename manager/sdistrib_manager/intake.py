@@ -1,19 +1,14 @@
-"""The clients' side of the manager: submit, cancel, questions, goodbye."""
+"""The clients' side of the manager: hello, questions, goodbye. Petitions are `door`'s."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sdistrib.errors import ErrorInfo, PetitionError, ProtocolError
+from sdistrib.errors import ProtocolError
 from sdistrib.liveness import Liveness
-from sdistrib.models import not_found, wanted_files
-from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import Buffer, decode_petition
-from sdistrib_manager import answers, delivery, outcome
-from sdistrib_manager.clients import Client, Slot
-from sdistrib_manager.effects import KeepPetition
-from sdistrib_manager.queue import Entry
+from sdistrib.protocol.codec import Buffer
+from sdistrib_manager import answers, delivery, door, outcome
+from sdistrib_manager.clients import Client
 from sdistrib_manager.state import State
 
 
@@ -45,110 +40,13 @@ def _hello(state: State, route: bytes, hello: wire.ClientHello) -> None:
         )
     if route not in state.clients:
         state.clients[route] = Client(route, Liveness(state.now))
-    state.clients[route].liveness.heard(state.now)
+    client = state.clients[route]
+    client.liveness.heard(state.now)
+    # A peer that says hello again on a connection that stands has missed answers, or we have. What
+    # was under way goes again when it has said what it still wants.
+    client.unsend()
     state.say(
         "client", route, wire.Welcome(protocol=wire.VERSION, software=state.settings.software)
-    )
-
-
-def _submit(state: State, client: Client, submit: wire.Submit, body: Buffer) -> None:
-    digest = hashlib.sha256(body).hexdigest()
-    known = state.queue.entries.get(submit.id)
-    if known is not None:
-        if known.digest != digest:
-            message = f"petition {submit.id} exists with other content"
-            _refuse(state, client, submit.id, state.error("conflict", message))
-        else:
-            _attach(state, client, known)
-        return
-    try:
-        petition = decode_petition(body)
-        wanted = wanted_files(petition.params)
-    except PetitionError as error:
-        _refuse(state, client, submit.id, error.info)
-        return
-    refusal = _no_room(state, petition)
-    entry = Entry(
-        id=submit.id,
-        body=bytes(body),
-        digest=digest,
-        petition=petition,
-        wanted=wanted,
-        number=state.queue.next_number(),
-        accepted_at=state.now,
-        route=client.route,
-    )
-    refusal = refusal or _nobody_can(state, entry)
-    if refusal is not None:
-        _refuse(state, client, submit.id, refusal)
-        return
-    entry.ahead = state.counters.waiting_images
-    state.queue.add(entry)
-    state.counters.waiting_images += petition.images
-    state.outbox.append(KeepPetition(entry.id, entry.body))
-    _attach(state, client, entry)
-    state.schedule_due = True
-    state.log("info", f"petition {entry.id[:8]}: {petition.images} images accepted")
-
-
-def _attach(state: State, client: Client, entry: Entry) -> None:
-    """From now on this connection gets what the petition yields."""
-    before = state.clients.get(entry.route) if entry.route is not None else None
-    if before is not None and before is not client:
-        before.slots.pop(entry.id, None)
-    entry.route = client.route
-    entry.finished_sent = False
-    entry.reason = entry.reason or outcome.why_waiting(state, entry)
-    client.slots[entry.id] = Slot(told=answers.progress(state, entry))
-    accepted = wire.Accepted(id=entry.id, state=entry.state, ahead=entry.ahead, reason=entry.reason)
-    state.say("client", client.route, accepted)
-    delivery.offer_all(state, client, entry)
-
-
-def _refuse(state: State, client: Client, petition_id: str, error: ErrorInfo) -> None:
-    state.say("client", client.route, wire.Refused(id=petition_id, error=error))
-    state.log("info", f"petition {petition_id[:8]} refused: {error.code}")
-
-
-def _no_room(state: State, petition: Petition) -> ErrorInfo | None:
-    """`busy`, when one more petition would pass a limit."""
-    settings = state.settings
-    if state.stopping:
-        return state.error("busy", "The manager is stopping.", retry_after_s=10.0)
-    facts = (
-        (len(state.queue.entries) + 1, settings.petitions_max, "petitions"),
-        (state.queue.open_images + petition.images, settings.images_max, "images"),
-        (state.blob_bytes, settings.blob_bytes_max, "bytes of pictures not fetched"),
-    )
-    for would_be, most, what in facts:
-        if would_be > most:
-            text = f"The manager's queue is full: {most} {what} at most. Try again in 30 s."
-            return state.error("busy", text, retry_after_s=30.0)
-    return None
-
-
-def _nobody_can(state: State, entry: Entry) -> ErrorInfo | None:
-    """The refusal for files that no known worker has; None when one has them or none is known."""
-    if not len(state.roster) or state.roster.holders(entry.wanted):
-        return None
-    catalogues = [worker.catalogue for worker in state.roster]
-    for want in entry.wanted:
-        if all(files.find(want.kind, want.name) is None for files in catalogues):
-            return not_found(want, catalogues)
-    names = ", ".join(f"{want.kind} {want.name!r}" for want in entry.wanted)
-    return state.error("no_capable_worker", f"No single worker has all of: {names}.")
-
-
-def _cancel(state: State, client: Client, cancel: wire.Cancel, _: Buffer) -> None:
-    entry = state.queue.entries.get(cancel.id)
-    if entry is None:
-        # Cancel may overtake Submit after a reconnect; to the client both mean the same.
-        state.say("client", client.route, wire.Cancelled(id=cancel.id))
-        return
-    if not entry.ended:
-        outcome.end(state, entry, "cancelled")
-    state.say(
-        "client", client.route, wire.Cancelled(id=entry.id, done=tuple(entry.indices("done")))
     )
 
 
@@ -161,7 +59,8 @@ def _progress_seen(state: State, client: Client, message: wire.ProgressSeen, _: 
 
 
 def _ask(state: State, client: Client, message: wire.Ask, _: Buffer) -> None:
-    state.say("client", client.route, answers.answer(state, message))
+    body = answers.petition_body(state, message)
+    state.say("client", client.route, answers.answer(state, message), body)
 
 
 def _goodbye(state: State, client: Client, _message: wire.Goodbye, _: Buffer) -> None:
@@ -179,26 +78,32 @@ def _nothing(state: State, client: Client, message: wire.Message, _: Buffer) -> 
 _HANDLERS: dict[type[wire.Message], Callable[[State, Client, Any, Buffer], None]] = {
     wire.Ask: _ask,
     wire.Beat: _nothing,
-    wire.Cancel: _cancel,
+    wire.Cancel: door.cancel,
     wire.ChunkSeen: delivery.piece_seen,
     wire.Fault: _fault,
     wire.Goodbye: _goodbye,
     wire.ProgressSeen: _progress_seen,
     wire.ResultSeen: delivery.seen,
-    wire.Submit: _submit,
+    wire.Submit: door.submit,
+    wire.Attach: door.attach,
+    wire.Detach: door.detach,
+    wire.Retry: door.retry,
+    wire.Purge: door.purge,
 }
 
 
 def leave(state: State, client: Client) -> None:
     """A client's connection is gone. Its petitions go on unless it asked otherwise."""
     state.clients.pop(client.route, None)
-    for petition_id in client.slots:
+    for petition_id in list(client.slots):
         entry = state.queue.entries.get(petition_id)
-        if entry is None or entry.route != client.route:
+        if entry is None:
             continue
-        entry.route = None
-        if entry.petition.cancel_on_disconnect and not entry.ended:
+        brief = client.slots[petition_id].brief
+        state.part(client, entry)
+        if entry.cancel_on_disconnect and not (entry.ended or entry.listeners or brief):
             outcome.end(state, entry, "cancelled")
+    delivery.retire(state)
 
 
 def review(state: State) -> None:
@@ -215,14 +120,11 @@ def send_progress(state: State) -> None:
     dirty, state.dirty = state.dirty, set()
     for petition_id in dirty:
         entry = state.queue.entries.get(petition_id)
-        client = state.clients.get(entry.route) if entry and entry.route is not None else None
-        slot = client.slots.get(petition_id) if client else None
-        if entry is None or client is None or slot is None or entry.finished_sent:
+        if entry is None:
             continue
-        slot.dirty = slot.unseen
-        if slot.unseen:
-            continue
-        newest = answers.progress(state, entry)
-        if newest != slot.told:
-            slot.told, slot.unseen = newest, True
-            state.say("client", client.route, newest)
+        for client in state.listening(entry):
+            slot = client.slots[petition_id]
+            slot.dirty = not slot.brief
+            if slot.dirty and not slot.unseen:
+                slot.dirty, slot.unseen = False, True
+                state.say("client", client.route, answers.progress(state, entry))

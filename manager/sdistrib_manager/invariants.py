@@ -20,37 +20,37 @@ def check_invariants(manager: Manager) -> None:
 
 
 def _check_entry(entry: Entry) -> None:
-    assert len(set(entry.waiting)) == len(entry.waiting), f"{entry.id}: an image waits twice"
-    fresh = set(entry.waiting) - entry.images.keys()
-    for index in entry.waiting:
+    waiting = list(entry.waiting())
+    assert len(set(waiting)) == len(waiting), f"{entry.id}: an image waits twice"
+    assert len(waiting) == entry.waiting_count, f"{entry.id}: the count of waiting ones is wrong"
+    for index in waiting:
         image = entry.images.get(index)
         assert image is None or image.state == "waiting", f"{entry.id}/{index} waits, {image}"
     for image in entry.images.values():
-        _check_image(entry, image)
-    known = fresh | entry.images.keys()
-    assert known == set(range(entry.petition.images)), f"{entry.id}: images are missing"
+        _check_image(entry, image, waiting)
+    fresh = set(range(entry.fresh, entry.size))
+    assert not fresh & entry.images.keys(), f"{entry.id}: a fresh image has a record"
+    if not entry.ended:
+        known = fresh | entry.images.keys()
+        assert known == set(range(entry.size)), f"{entry.id}: images are missing"
     undone = [i for i in entry.images.values() if i.state not in IMAGE_ENDS]
     assert entry.open == len(undone) + len(fresh), f"{entry.id}: open is {entry.open}"
-    done = [image for image in entry.images.values() if image.state == "done"]
-    assert entry.done == len(done), f"{entry.id}: the count of pictures is {entry.done}"
-    unseen = sum(not image.seen for image in done)
-    assert entry.unseen == unseen, f"{entry.id}: the count of unseen pictures is {entry.unseen}"
     assert entry.ended == (entry.open == 0), f"{entry.id}: {entry.state} with {entry.open} open"
 
 
-def _check_image(entry: Entry, image: Image) -> None:
+def _check_image(entry: Entry, image: Image, waiting: list[int]) -> None:
     where = f"{entry.id}/{image.index}"
     live = [issued for issued in image.issued.values() if issued.live]
     assert len(live) <= 2, f"{where}: {len(live)} live attempts"
     assert (image.state == "leased") <= bool(live), f"{where}: leased to nobody"
-    assert (image.state == "waiting") == (image.index in entry.waiting), f"{where}: lost"
+    assert (image.state == "waiting") == (image.index in waiting), f"{where}: lost"
     assert (image.state == "done") == (image.result is not None), f"{where}: done without result"
     assert (image.state == "failed") <= bool(image.failures), f"{where}: failed without reason"
     assert sorted(image.issued) == list(range(1, len(image.issued) + 1)), f"{where}: numbers"
 
 
 def _check_counters(state: State) -> None:
-    waiting = sum(len(entry.waiting) for entry in state.queue)
+    waiting = sum(entry.waiting_count for entry in state.queue)
     leased = sum(len(entry.indices("leased")) for entry in state.queue)
     assert state.counters.waiting_images == waiting, "the count of waiting images is wrong"
     assert state.counters.running_images == leased, "the count of running images is wrong"
@@ -70,16 +70,24 @@ def _check_leases(state: State) -> None:
 def _check_pictures(state: State) -> None:
     for digest, uses in state.blob_uses.items():
         assert uses > 0, f"picture {digest[:8]} is kept for nobody"
-    kept = {
-        image.result.digest
-        for entry in state.queue
-        for image in entry.images.values()
-        if image.result is not None and not image.seen
-    }
-    assert kept == state.blob_uses.keys(), "pictures kept and pictures owed differ"
+    kept: dict[str, int] = {}
+    for entry in state.queue:
+        for image in entry.images.values():
+            if image.kept:
+                assert image.result is not None, f"{entry.id}/{image.index}: kept without result"
+                kept[image.result.digest] = kept.get(image.result.digest, 0) + 1
+    assert kept == state.blob_uses, "pictures kept and pictures owed differ"
+
+
+def _check_listeners(state: State) -> None:
+    pairs = [(entry.id, route) for entry in state.queue for route in entry.listeners]
+    assert len(set(pairs)) == len(pairs), "a client listens twice"
+    slots = {(pid, client.route) for client in state.clients.values() for pid in client.slots}
+    assert set(pairs) == slots, "who listens and who is told differ"
 
 
 def _check_clients(state: State) -> None:
+    _check_listeners(state)
     for client in state.clients.values():
         count = len(client.flying)
         assert count <= limits.CLIENT_RESULTS_IN_FLIGHT_MAX, f"{count} pictures under way"

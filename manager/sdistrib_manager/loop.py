@@ -15,27 +15,17 @@ from sdistrib.protocol.codec import Buffer, Codec, encode
 from sdistrib.protocol.messages import CLIENT_TO_MANAGER, WORKER_TO_MANAGER, ResultRecorded
 from sdistrib.transport import Router, SendOutcome, Watch
 from sdistrib_manager import effects as fx
-from sdistrib_manager.events import (
-    BlobFailed,
-    BlobStored,
-    Event,
-    Malformed,
-    MessageArrived,
-    PeerFull,
-    PeerGone,
-    Port,
-    StopRequested,
-    TurnEnded,
-)
+from sdistrib_manager import events
+from sdistrib_manager.events import Event, Port
+from sdistrib_manager.keeper import Keeper
 from sdistrib_manager.machine import Manager
-from sdistrib_manager.store.base import Blobs, Store
+from sdistrib_manager.storage import Storage
 
 _log = logging.getLogger("sdistrib.manager")
 
 #: Messages taken in one turn; a flood must not keep timers and sends from their turn.
 _MESSAGES_PER_TURN = 5000
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_KEEPS = (fx.KeepPetition, fx.KeepPetitionState, fx.KeepImage, fx.ForgetPetition)
 
 
 def _urgency(effect: fx.Effect) -> int:
@@ -52,22 +42,25 @@ def _urgency(effect: fx.Effect) -> int:
 
 
 class Loop:
-    """Runs one manager over two ports until it is told to stop."""
+    """Runs one manager over two ports until it is told to stop.
+
+    Args:
+        storage: what is kept; gives the manager too, anew after the store failed under one.
+        ports: where clients and workers dial.
+        clock: monotonic seconds.
+    """
 
     def __init__(
         self,
-        manager: Manager,
-        store: Store,
-        blobs: Blobs,
+        storage: Storage,
         ports: dict[Port, Router],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._manager = manager
-        self._store = store
-        self._blobs = blobs
+        self._storage = storage
         self._ports = ports
         self._codecs = {"client": Codec(CLIENT_TO_MANAGER), "worker": Codec(WORKER_TO_MANAGER)}
         self._clock = clock
+        self._manager: Manager = storage.manager(clock(), time.time())
         self._events: deque[Event] = deque()
         self._running = True
         #: Pictures to forget at the end of the turn, unless one of them is put again in it.
@@ -79,6 +72,7 @@ class Loop:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._watch.add(self._wake_read)
+        self._keeper = Keeper(storage.blobs, self._notify)
 
     def stop_on(self, *signals: signal.Signals) -> None:
         """End cleanly when one of these signals comes."""
@@ -87,7 +81,12 @@ class Loop:
         signal.set_wakeup_fd(self._wake_write)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._events.append(StopRequested())
+        self._events.append(events.StopRequested())
+
+    def _notify(self, event: Event) -> None:
+        self._events.append(event)
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the loop as well
+            os.write(self._wake_write, b"\0")
 
     def run(self) -> None:
         """Turn until stopped."""
@@ -102,48 +101,58 @@ class Loop:
                     self._manager.forgive(slept_s - planned_s)
                 self.turn()
         finally:
-            self._store.close()
-            os.close(self._wake_read)
             signal.set_wakeup_fd(-1)
+            self._keeper.close()
+            self._storage.close()
+            os.close(self._wake_read)
             os.close(self._wake_write)
 
     def turn(self) -> None:
         """Handle everything that is readable, then keep, commit and send what follows from it."""
+        if self._storage.recovered(self._clock()):
+            self._events.append(events.StoreRecovered())
         outbox: list[fx.Effect] = []
         for event in self._readable():
             self._handle(event, outbox)
-        self._handle(TurnEnded(), outbox)
+        self._handle(events.TurnEnded(), outbox)
         try:
-            self._store.commit([keep for keep in outbox if isinstance(keep, _KEEPS)])
-        except StoreError:
-            _log.exception("the store cannot keep this turn; stopping")
-            self._running = False
+            self._storage.commit([effect for effect in outbox if isinstance(effect, fx.Keep)])
+        except StoreError as error:
+            self._start_over(error)
             return
         # Order matters only among the messages to one client, or to one worker about one attempt.
         for effect in sorted(outbox, key=_urgency):
             self._carry_out(effect)
+        self._drop_doomed()
+
+    def _drop_doomed(self) -> None:
         while self._doomed:
-            self._blobs.drop(self._doomed.pop())
+            self._storage.blobs.drop(self._doomed.pop())
+
+    def _start_over(self, error: StoreError) -> None:
+        """Nothing of this turn happened: what is kept is all that is known, and peers resync."""
+        _log.error("%s; nothing new is accepted until writing works again", error)
+        self._doomed.clear()
+        try:
+            self._manager = self._storage.manager(self._clock(), time.time(), trouble=str(error))
+        except StoreError:
+            _log.exception("what is kept cannot be read either; stopping")
+            self._running = False
 
     def _handle(self, event: Event, outbox: list[fx.Effect]) -> None:
-        pending = [event]
+        pending: list[Event] = [event]
         while pending:
-            for effect in self._manager.handle(pending.pop(), self._clock()):
+            now, wall = self._clock(), time.time()
+            for effect in self._manager.handle(pending.pop(), now, wall):
                 # A picture must be kept before the commit of the row that names it.
                 if isinstance(effect, fx.PutBlob):
-                    pending.append(self._put(effect))
+                    self._doomed.discard(effect.digest)
+                    if answer := self._keeper.put(effect.digest, effect.parts):
+                        pending.append(answer)
                 elif isinstance(effect, fx.DropBlob):
                     self._doomed.add(effect.digest)
                 else:
                     outbox.append(effect)
-
-    def _put(self, put: fx.PutBlob) -> Event:
-        self._doomed.discard(put.digest)
-        try:
-            self._blobs.put(put.digest, put.parts)
-        except StoreError as error:
-            return BlobFailed(put.digest, str(error))
-        return BlobStored(put.digest)
 
     def _readable(self) -> Iterator[Event]:
         with contextlib.suppress(BlockingIOError):
@@ -161,8 +170,8 @@ class Loop:
         try:
             received = self._codecs[port].decode(frames)
         except ProtocolError as error:
-            return Malformed(port, route, str(error))
-        return MessageArrived(port, route, received.message, received.body)
+            return events.Malformed(port, route, str(error))
+        return events.MessageArrived(port, route, received.message, received.body)
 
     def _carry_out(self, effect: fx.Effect) -> None:
         match effect:
@@ -170,6 +179,10 @@ class Loop:
                 self._sent(port, route, self._ports[port].send(route, encode(message, body)))
             case fx.SendPicture():
                 self._send_picture(effect)
+            case fx.Checkpoint():
+                # Whoever is told next that it is forgotten may look.
+                self._drop_doomed()
+                self._storage.checkpoint(self._clock())
             case fx.Log(level, text):
                 _log.log(_LEVELS[level], text)
             case fx.Stop():
@@ -179,9 +192,9 @@ class Loop:
 
     def _send_picture(self, send: fx.SendPicture) -> None:
         try:
-            blob = self._blobs.view(send.digest)
+            blob = self._storage.view(send.digest)
         except StoreError as error:
-            _log.error("a picture to be sent is lost: %s", error)
+            self._events.append(events.BlobMissing(send.digest, str(error)))
             return
         piece = memoryview(blob)[send.start : send.end]
         frames = encode(send.message, piece)
@@ -189,6 +202,6 @@ class Loop:
 
     def _sent(self, port: Port, route: bytes, outcome: SendOutcome) -> None:
         if outcome == "gone":
-            self._events.append(PeerGone(port, route))
+            self._events.append(events.PeerGone(port, route))
         elif outcome == "full":
-            self._events.append(PeerFull(port, route))
+            self._events.append(events.PeerFull(port, route))

@@ -19,10 +19,11 @@ from typing import assert_never
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo, ProtocolError
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import arrival, floor, intake, outcome
+from sdistrib_manager import arrival, delivery, floor, intake, outcome
 from sdistrib_manager.effects import Effect, Stop
 from sdistrib_manager.events import (
     BlobFailed,
+    BlobMissing,
     BlobStored,
     Event,
     Malformed,
@@ -30,20 +31,33 @@ from sdistrib_manager.events import (
     PeerFull,
     PeerGone,
     StopRequested,
+    StoreRecovered,
     TurnEnded,
 )
+from sdistrib_manager.restore import end_grace, restore
+from sdistrib_manager.rows import Snapshot
 from sdistrib_manager.state import Settings, State
 
 
 class Manager:
     """Takes events and the time, gives back effects."""
 
-    def __init__(self, settings: Settings, now: float) -> None:
-        self.state = State(settings, started_at=now, now=now)
+    def __init__(
+        self, settings: Settings, now: float, wall: float = 0.0, kept: Snapshot | None = None
+    ) -> None:
+        self.state = State(settings, started_at=now, now=now, wall=wall)
+        if kept is not None:
+            restore(self.state, kept)
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        """What is to be done about one event, in order."""
-        self.state.now = now
+    def handle(self, event: Event, now: float, wall: float = 0.0) -> list[Effect]:
+        """What is to be done about one event, in order.
+
+        Args:
+            event: what has happened.
+            now: monotonic seconds; everything is decided by these.
+            wall: seconds since 1970, for display only.
+        """
+        self.state.now, self.state.wall = now, wall
         match event:
             case MessageArrived():
                 self._message(event)
@@ -55,6 +69,10 @@ class Manager:
                 arrival.stored(self.state, digest)
             case BlobFailed(digest, reason):
                 arrival.failed(self.state, digest, reason)
+            case BlobMissing(digest, reason):
+                arrival.missing(self.state, digest, reason)
+            case StoreRecovered():
+                delivery.store_recovered(self.state)
             case StopRequested():
                 self._stop()
             case TurnEnded():
@@ -111,6 +129,8 @@ class Manager:
             floor.review(state)
             intake.review(state)
             outcome.review(state)
-        if state.schedule_due and not state.stopping:
+            for entry, image in end_grace(state):
+                outcome.wait_again(state, entry, image)
+        if state.schedule_due and not state.stopping and not state.store_trouble:
             floor.schedule(state)
         intake.send_progress(state)

@@ -2,13 +2,16 @@
 
 from typing import Literal
 
+from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.models import not_found
+from sdistrib.petitions import PetitionState
 from sdistrib.protocol import messages as wire
 from sdistrib_manager import delivery
-from sdistrib_manager.effects import ForgetPetition
+from sdistrib_manager.effects import Checkpoint
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Worker
+from sdistrib_manager.rows import Clock, Forget, ForgetTombstone, Tombstone
 from sdistrib_manager.state import State
 
 #: Another try elsewhere cannot change these.
@@ -17,15 +20,18 @@ FINAL: frozenset[ErrorCode] = frozenset({"invalid_params", "unsupported", "too_l
 ELSEWHERE: frozenset[ErrorCode] = frozenset(
     {"engine_error", "out_of_memory", "model_not_found", "lora_not_found"}
 )
-#: Attempts lost with their worker, none of them the image's fault as far as is known.
-_LOSSES_MAX = 3
+
+#: Lines of each dead engine's log that a quarantine shows.
+_TAIL_LINES = 8
+#: So many quarantined images, and none drawn, end a petition: the fault is not in one seed.
+_QUARANTINED_MAX = 3
 
 
 def attempt_failed(state: State, entry: Entry, image: Image, error: ErrorInfo) -> None:
     """An attempt that had begun ended badly: try again, or give the image up."""
     image.failures.append(error)
     if _may_retry(state, entry, image, error):
-        _wait_again(state, entry, image)
+        wait_again(state, entry, image)
     else:
         _give_up(state, entry, image)
 
@@ -35,12 +41,12 @@ def attempt_lost(state: State, entry: Entry, image: Image, worker: Worker, *, be
     image.losses += began
     if any(issued.live for issued in image.issued.values()):
         return
-    if image.losses >= _LOSSES_MAX:
+    if image.losses >= state.settings.losses_max:
         text = f"{image.losses} workers vanished while drawing image {image.index}."
         image.failures.append(state.error("worker_lost", text, worker=worker.name))
         _give_up(state, entry, image)
     else:
-        _wait_again(state, entry, image)
+        wait_again(state, entry, image)
 
 
 def _may_retry(state: State, entry: Entry, image: Image, error: ErrorInfo) -> bool:
@@ -62,11 +68,13 @@ def avoids(state: State, entry: Entry, index: int, worker: Worker) -> bool:
     return bool(_untried(state, entry, image))
 
 
-def _wait_again(state: State, entry: Entry, image: Image) -> None:
+def wait_again(state: State, entry: Entry, image: Image) -> None:
+    """Nobody draws this image any more: it is free for others."""
     if image.state != "leased" or any(issued.live for issued in image.issued.values()):
         return
     state.move_image(entry, image, "waiting")
-    state.queue.put_back(entry, image.index)
+    entry.put_back(image.index)
+    state.queue.line_up(entry)
     state.schedule_due = True
     if entry.state == "running" and not entry.indices("leased"):
         entry.move("queued")
@@ -74,13 +82,53 @@ def _wait_again(state: State, entry: Entry, image: Image) -> None:
 
 
 def _give_up(state: State, entry: Entry, image: Image) -> None:
+    _quarantine(image)
     if image.state == "waiting":
-        entry.waiting.remove(image.index)
+        entry.take(image.index)
     state.move_image(entry, image, "failed")
-    # A worker that was given up may still be at it.
-    call_off(state, entry, image.index)
+    call_off(state, entry, image)
     state.log("warning", f"image {entry.id[:8]}/{image.index} failed: {image.failures[-1].code}")
+    if _hopeless(entry):
+        fail_waiting(state, entry, image.failures[-1])
     settle(state, entry)
+
+
+def _hopeless(entry: Entry) -> bool:
+    if any(image.state == "done" for image in entry.images.values()):
+        return False
+    ends = [i.failures[-1].code for i in entry.images.values() if i.state == "failed"]
+    return ends.count("quarantined") >= _QUARANTINED_MAX
+
+
+def undo(state: State, entry: Entry, image: Image) -> None:
+    """A recorded picture was lost before its client had it: the image is undone again."""
+    image.result = None
+    state.move_image(entry, image, "waiting")
+    entry.open += 1
+    state.queue.open_images += 1
+    entry.put_back(image.index)
+    state.queue.line_up(entry)
+    state.schedule_due = True
+
+
+def _quarantine(image: Image) -> None:
+    """An image that killed several engines is named for it, with the last words of each."""
+    deaths = [f for f in image.failures if f.code in ("engine_crashed", "engine_hung")]
+    if len(deaths) < 2:
+        return
+    tried = "; ".join(f"{d.worker}: {d.code} {d.signal}".rstrip() for d in deaths)
+    tails = [f"[{d.worker}] {line}" for d in deaths for line in d.log_tail[-_TAIL_LINES:]]
+    last = deaths[-1]
+    image.failures.append(
+        ErrorInfo(
+            code="quarantined",
+            message=f"The image ended {len(deaths)} engines ({tried}). {last.message}",
+            worker=last.worker,
+            attempt=last.attempt,
+            signal=last.signal,
+            log_tail=tuple(tails),
+        )
+    )
 
 
 def settle(state: State, entry: Entry) -> None:
@@ -94,39 +142,52 @@ def settle(state: State, entry: Entry) -> None:
 
 def end(state: State, entry: Entry, how: Literal["cancelled", "expired"]) -> None:
     """Cut a petition short. What is recorded stays; everything else is dropped at once."""
-    for index in entry.waiting:
-        state.move_image(entry, entry.image(index), "cancelled")
-    entry.waiting.clear()
-    for image in list(entry.images.values()):
-        if image.state == "leased":
+    # Images that were never granted have no record, and the petition's end is theirs too.
+    fresh = entry.size - entry.fresh
+    entry.open -= fresh
+    state.queue.open_images -= fresh
+    state.counters.waiting_images -= fresh
+    entry.take_all()
+    for image in entry.images.values():
+        if image.state in ("waiting", "leased"):
             state.move_image(entry, image, "cancelled")
-    call_off(state, entry)
+    abandon_leases(state, entry)
     entry.move(how)
     _ended(state, entry)
 
 
 def fail_waiting(state: State, entry: Entry, error: ErrorInfo) -> None:
     """Fail all images that nobody works on, with one error."""
-    while entry.waiting:
-        image = entry.image(entry.waiting.popleft())
+    for index in entry.take_all():
+        image = entry.image(index)
         image.failures.append(error)
         state.move_image(entry, image, "failed")
-        call_off(state, entry, image.index)
+        call_off(state, entry, image)
     settle(state, entry)
 
 
-def call_off(state: State, entry: Entry, index: int | None = None) -> None:
-    """Nobody wants the attempts at this petition, or at one image of it, any more."""
+def call_off(state: State, entry: Entry, image: Image) -> None:
+    """Nobody needs to draw this image any more, neither present nor suspect nor away."""
     for worker in state.roster:
-        for attempt in [a for a in worker.leases if a.id == entry.id and index in (None, a.index)]:
+        for attempt in [a for a in worker.leases if (a.id, a.index) == (entry.id, image.index)]:
             del worker.leases[attempt]
-            entry.image(attempt.index).issued[attempt.number].live = False
+            image.issued[attempt.number].live = False
+            state.tell_worker(worker, wire.Abandon(attempt=attempt))
+            state.schedule_due = True
+
+
+def abandon_leases(state: State, entry: Entry) -> None:
+    """Nobody needs to draw anything of this petition any more."""
+    for worker in state.roster:
+        for attempt in [a for a in worker.leases if a.id == entry.id]:
+            del worker.leases[attempt]
             state.tell_worker(worker, wire.Abandon(attempt=attempt))
             state.schedule_due = True
 
 
 def _ended(state: State, entry: Entry) -> None:
-    entry.ended_at = state.now
+    entry.ended_uptime_s = state.uptime_s
+    state.queue.ended_petitions += 1
     entry.reason = ""
     state.keep_state(entry)
     state.log("info", f"petition {entry.id[:8]}: {entry.state}")
@@ -163,20 +224,41 @@ def review(state: State) -> None:
         if (entry.ahead, entry.reason) != (ahead, reason):
             entry.ahead, entry.reason = ahead, reason
             state.touch(entry)
-        ahead += len(entry.waiting)
+        ahead += entry.waiting_count
         _review_orphan(state, entry)
+    forgotten = False
     for entry in list(state.queue):
-        timeout_s = entry.petition.timeout_s
-        if not entry.ended and timeout_s and state.now - entry.accepted_at >= timeout_s:
+        if not entry.ended and entry.expires_at is not None and state.now >= entry.expires_at:
             end(state, entry, "expired")
         elif _may_be_forgotten(state, entry):
             forget(state, entry)
+            forgotten = True
+    if forgotten:
+        state.outbox.append(Checkpoint())
+    _keep_clock(state)
+
+
+def _keep_clock(state: State) -> None:
+    """Remaining times are kept now and then: time with the manager down does not count."""
+    if state.now < state.clock_due_at:
+        return
+    state.clock_due_at = state.now + limits.CLOCK_KEEP_S
+    state.keep(Clock(state.uptime_s), soft=True)
+    for entry in state.queue:
+        if entry.expires_at is not None and not entry.ended:
+            state.keep_state(entry)
+    for petition_id, stone in list(state.tombstones.items()):
+        too_many = len(state.tombstones) > limits.TOMBSTONES_MAX
+        if not too_many and state.uptime_s - stone.uptime_s < limits.TOMBSTONE_S:
+            break
+        del state.tombstones[petition_id]
+        state.keep(ForgetTombstone(petition_id))
 
 
 def _may_be_forgotten(state: State, entry: Entry) -> bool:
-    if not entry.ended or (entry.route is not None and not entry.finished_sent):
+    if not entry.ended or entry.listeners:
         return False
-    return state.now - entry.ended_at >= state.settings.retention_s
+    return state.uptime_s - entry.ended_uptime_s >= state.settings.retention_s
 
 
 def _review_orphan(state: State, entry: Entry) -> None:
@@ -191,9 +273,23 @@ def _review_orphan(state: State, entry: Entry) -> None:
 
 
 def forget(state: State, entry: Entry) -> None:
-    """Drop all that is known of a petition."""
+    """Drop all that is known of a petition but its id and end; who listens is told."""
+    text = f"Petition {entry.id[:8]} was forgotten."
+    for client in state.listening(entry):
+        state.part(client, entry)
+        refused = wire.Refused(id=entry.id, error=state.error("not_found", text))
+        state.say("client", client.route, refused)
     for image in entry.images.values():
-        if image.result is not None and not image.seen:
-            delivery.drop_picture(state, image.result)
+        delivery.drop_picture(state, entry, image)
     state.queue.forget(entry)
-    state.outbox.append(ForgetPetition(entry.id))
+    state.keep(Forget(entry.id))
+    bury(state, entry.id, entry.owner, entry.digest, entry.state)
+
+
+def bury(state: State, petition_id: str, owner: str, digest: str, end_state: PetitionState) -> None:
+    """Remember how a petition ended, so that a resend never runs again."""
+    stone = Tombstone(
+        id=petition_id, owner=owner, digest=digest, state=end_state, uptime_s=state.uptime_s
+    )
+    state.tombstones[petition_id] = stone
+    state.keep(stone)

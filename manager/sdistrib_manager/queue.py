@@ -1,5 +1,6 @@
 """Petitions and images as the manager keeps them, and their order of arrival."""
 
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from sdistrib.models import Wanted
 from sdistrib.petitions import (
     PETITION_ENDS,
     ImageState,
-    Petition,
     PetitionState,
     check_image_move,
     check_petition_move,
@@ -31,7 +31,7 @@ class Issued:
 
 @dataclass(slots=True)
 class Image:
-    """One image that was granted at least once; a fresh one is only a number in `waiting`."""
+    """One image that was granted at least once; a fresh one is only a number."""
 
     index: int
     state: ImageState = "waiting"
@@ -44,6 +44,8 @@ class Image:
     result: Result | None = None
     #: The client has the picture.
     seen: bool = False
+    #: The picture is in the blob store.
+    kept: bool = False
 
     def move(self, state: ImageState) -> None:
         """Go to another state, by the table."""
@@ -53,30 +55,40 @@ class Image:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One petition."""
+    """One petition. A hundred thousand of them may wait, so each holds only what is needed."""
 
     id: str
+    #: User that it belongs to.
+    owner: str
     #: As the client sent it; forwarded to workers as it is.
     body: Buffer
-    #: SHA-256 of the body: tells a resend from a conflict.
+    #: SHA-256 of the body as first submitted: tells a resend from a conflict.
     digest: str
-    petition: Petition
+    #: Name of its model, for lists.
+    model: str
     wanted: tuple[Wanted, ...]
+    seed: int
+    #: Number of its images.
+    size: int
     #: Order of arrival.
     number: int
-    accepted_at: float
-    #: The connection that gets its pictures; None when nobody listens.
-    route: bytes | None
+    #: Wall-clock second of acceptance, for display.
+    accepted_wall: float
+    #: Monotonic time at which it expires; None when it has no limit.
+    expires_at: float | None = None
+    cancel_on_disconnect: bool = False
+    #: Connections that get its pictures and have not been told its end.
+    listeners: tuple[bytes, ...] = ()
     state: PetitionState = "queued"
-    ended_at: float = 0.0
-    #: Indices nobody works on, in the order in which they go out.
-    waiting: deque[int] = field(default_factory=deque)
+    #: Uptime counter when it ended.
+    ended_uptime_s: float = 0.0
+    #: Images from this one on were never granted, and wait.
+    fresh: int = 0
+    #: Images that were granted and wait again, ascending; they go out first.
+    again: list[int] | None = None
     images: dict[int, Image] = field(default_factory=dict)
     #: Images that are neither done nor failed nor cancelled.
     open: int = 0
-    #: Images whose pictures are recorded, and those among them that the client has not yet seen.
-    done: int = 0
-    unseen: int = 0
     #: Sum of the seconds its finished images took to draw.
     draw_s: float = 0.0
     #: Since when no known worker could do it; None while one can.
@@ -85,6 +97,7 @@ class Entry:
     reason: str = ""
     #: Images of others before it.
     ahead: int = 0
+    #: Somebody was told its end, and nobody has attached since.
     finished_sent: bool = False
 
     def move(self, state: PetitionState) -> None:
@@ -102,8 +115,39 @@ class Entry:
         return self.images.setdefault(index, Image(index))
 
     def indices(self, state: ImageState) -> list[int]:
-        """Indices of images in this state, ascending."""
+        """Indices of granted images in this state, ascending."""
         return sorted(image.index for image in self.images.values() if image.state == state)
+
+    @property
+    def waiting_count(self) -> int:
+        """Images nobody works on."""
+        return self.size - self.fresh + len(self.again or ())
+
+    def waiting(self) -> Iterator[int]:
+        """Images nobody works on, in the order in which they go out."""
+        yield from self.again or ()
+        yield from range(self.fresh, self.size)
+
+    def take(self, index: int) -> None:
+        """The image waits no more. Of the fresh ones only the first may be taken."""
+        if self.again and index in self.again:
+            self.again.remove(index)
+        elif index == self.fresh:
+            self.fresh += 1
+        else:
+            raise ValueError(f"image {index} of {self.id} is not next")
+
+    def take_all(self) -> list[int]:
+        """No image waits any more; those that did."""
+        taken = list(self.waiting())
+        self.again, self.fresh = None, self.size
+        return taken
+
+    def put_back(self, index: int) -> None:
+        """A granted image waits again."""
+        if self.again is None:
+            self.again = []
+        insort(self.again, index)
 
 
 class Queue:
@@ -119,41 +163,59 @@ class Queue:
         self._arrivals = 0
         #: Images waiting or leased in all petitions.
         self.open_images = 0
+        self.ended_petitions = 0
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
+
+    @property
+    def open_petitions(self) -> int:
+        """Petitions that have not ended."""
+        return len(self.entries) - self.ended_petitions
 
     def next_number(self) -> int:
         """A number for the next arrival."""
         self._arrivals += 1
         return self._arrivals
 
+    def number_taken(self, number: int) -> None:
+        """A petition of before has this number."""
+        self._arrivals = max(self._arrivals, number)
+
+    def shared(self, wanted: tuple[Wanted, ...]) -> tuple[Wanted, ...]:
+        """The same files as one object, however many petitions want them."""
+        line = self._lines.get(wanted)
+        return line[0].wanted if line else wanted
+
     def add(self, entry: Entry) -> None:
-        """A new petition."""
+        """A petition, new or restored; its images are as they are."""
+        self.number_taken(entry.number)
         self.entries[entry.id] = entry
-        entry.waiting.extend(range(entry.petition.images))
-        entry.open = entry.petition.images
-        self.open_images += entry.petition.images
-        self._lines.setdefault(entry.wanted, deque()).append(entry)
+        self.open_images += entry.open
+        self.ended_petitions += entry.ended
+        if entry.waiting_count:
+            self.line_up(entry)
 
-    def put_back(self, entry: Entry, index: int) -> None:
-        """An image waits again, before the rest of its petition."""
-        if not entry.waiting:
-            line = self._lines.setdefault(entry.wanted, deque())
-            if entry not in line:
-                self._insert(line, entry)
-        entry.waiting.appendleft(index)
+    def line_up(self, entry: Entry) -> None:
+        """The petition has waiting images (again): it stands where its arrival puts it."""
+        line = self._lines.setdefault(entry.wanted, deque())
+        if not line or line[-1].number < entry.number:
+            line.append(entry)
+        elif entry not in line:
+            place = next(i for i, other in enumerate(line) if other.number > entry.number)
+            line.insert(place, entry)
 
-    @staticmethod
-    def _insert(line: deque[Entry], entry: Entry) -> None:
-        place = next((i for i, other in enumerate(line) if other.number > entry.number), len(line))
-        line.insert(place, entry)
+    def step_out(self, entry: Entry) -> None:
+        """The petition's files are about to change: it leaves its line."""
+        line = self._lines.get(entry.wanted)
+        if line is not None and entry in line:
+            line.remove(entry)
 
     def heads(self) -> list[Entry]:
         """The first petition of each line that has a waiting image, oldest first."""
         found = []
         for wanted, line in list(self._lines.items()):
-            while line and not line[0].waiting:
+            while line and not line[0].waiting_count:
                 line.popleft()
             if line:
                 found.append(line[0])
@@ -163,9 +225,10 @@ class Queue:
 
     def lined_up(self) -> list[Entry]:
         """All petitions with waiting images, in order of arrival."""
-        waiting = (entry for line in self._lines.values() for entry in line if entry.waiting)
+        waiting = (entry for line in self._lines.values() for entry in line if entry.waiting_count)
         return sorted(waiting, key=lambda entry: entry.number)
 
     def forget(self, entry: Entry) -> None:
         """The petition is purged."""
-        self.entries.pop(entry.id, None)
+        if self.entries.pop(entry.id, None) is not None:
+            self.ended_petitions -= entry.ended

@@ -1,5 +1,6 @@
 """What a manager knows, and the small verbs that its parts share."""
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from sdistrib import limits
@@ -7,12 +8,13 @@ from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.liveness import Liveness
 from sdistrib.petitions import IMAGE_ENDS, ImageState
 from sdistrib.protocol.codec import Buffer
-from sdistrib.protocol.messages import Attempt, Message, Result, ResultRefused
+from sdistrib.protocol.messages import Attempt, Message, Result
 from sdistrib.transfer import Incoming
 from sdistrib_manager.clients import Client
-from sdistrib_manager.effects import Effect, KeepImage, KeepPetitionState, Log, Send
+from sdistrib_manager.effects import Effect, Keep, Log, Send
 from sdistrib_manager.queue import Entry, Image, Queue
 from sdistrib_manager.roster import Roster, Worker
+from sdistrib_manager.rows import ImageRow, IssuedRow, PetitionStateRow, Row, Tombstone
 
 
 @dataclass(slots=True)
@@ -22,11 +24,18 @@ class Settings:
     software: str
     #: Failures (crash, hang, error) of one image before it fails for good; at least 1.
     attempts_max: int = limits.ATTEMPTS_MAX
+    #: Attempts lost with their worker before the image fails.
+    losses_max: int = limits.LOSSES_MAX
     petitions_max: int = limits.PETITIONS_MAX
     images_max: int = limits.IMAGES_MAX
     blob_bytes_max: int = limits.BLOB_BYTES_MAX
     no_worker_timeout_s: float = limits.NO_WORKER_TIMEOUT_S
+    #: Ended petitions are kept this long, counted while a manager runs.
     retention_s: float = limits.RETENTION_S
+    #: Pictures that clients have seen are kept up to this many bytes, the newest longest.
+    retention_bytes: int = 0
+    #: After a start, images leased before it wait this long for their worker to report.
+    restart_grace_s: float = limits.RESTART_GRACE_S
 
 
 @dataclass(slots=True)
@@ -54,7 +63,12 @@ class State:
 
     settings: Settings
     started_at: float
+    #: Monotonic time of the event under way.
     now: float
+    #: Wall-clock time of the event under way; for display only.
+    wall: float = 0.0
+    #: Uptime counter at the start.
+    uptime_base_s: float = 0.0
     queue: Queue = field(default_factory=Queue)
     roster: Roster = field(default_factory=Roster)
     clients: dict[bytes, Client] = field(default_factory=dict)
@@ -64,6 +78,20 @@ class State:
     dirty: set[str] = field(default_factory=set)
     #: Pictures that are arriving or being kept, by worker process and digest.
     arriving: dict[tuple[str, str], Arrival] = field(default_factory=dict)
+    #: What is left of petitions that were forgotten, oldest first.
+    tombstones: dict[str, Tombstone] = field(default_factory=dict)
+    #: Pictures that clients have seen and that are still kept, oldest first.
+    seen_pictures: deque[tuple[str, int]] = field(default_factory=deque)
+    #: Their bytes.
+    seen_bytes: int = 0
+    #: Until then images leased before the start wait for their worker.
+    grace_until: float = 0.0
+    #: When the uptime counter is to be kept next.
+    clock_due_at: float = 0.0
+    #: The store failed: nothing new is accepted until a probe succeeds.
+    store_trouble: str = ""
+    #: Images of which a soft row was left out while the store was in trouble, oldest first.
+    left_out: dict[tuple[str, int], None] = field(default_factory=dict)
     #: How many images each kept picture serves.
     blob_uses: dict[str, int] = field(default_factory=dict)
     #: Bytes of pictures that are kept.
@@ -99,15 +127,60 @@ class State:
         """Tell the operator."""
         self.outbox.append(Log(level, text))  # type: ignore[arg-type]
 
+    @property
+    def uptime_s(self) -> float:
+        """Seconds that managers of this store have run, all together."""
+        return self.uptime_base_s + self.now - self.started_at
+
+    def keep(self, row: Row, *, soft: bool = False) -> None:
+        """Have something kept before this turn's messages leave."""
+        self.outbox.append(Keep(row, soft))
+
     def keep_state(self, entry: Entry) -> None:
         """Keep a petition's state and let its client know."""
-        self.outbox.append(KeepPetitionState(entry.id, entry.state))
+        left_s = max(entry.expires_at - self.now, 0.001) if entry.expires_at is not None else 0.0
+        ended_s = entry.ended_uptime_s
+        self.keep(
+            PetitionStateRow(id=entry.id, state=entry.state, left_s=left_s, ended_uptime_s=ended_s)
+        )
         self.touch(entry)
+
+    def keep_image(self, entry: Entry, image: Image, *, soft: bool = False) -> None:
+        """Keep an image as it is."""
+        if soft and self.store_trouble:
+            self.left_out[entry.id, image.index] = None
+        issued = tuple(
+            IssuedRow(number, one.instance, one.worker, one.live)
+            for number, one in image.issued.items()
+        )
+        self.keep(
+            ImageRow(
+                id=entry.id,
+                index=image.index,
+                state=image.state,
+                issued=issued,
+                failures=tuple(image.failures),
+                losses=image.losses,
+                result=image.result,
+                seen=image.seen,
+                kept=image.kept,
+            ),
+            soft=soft,
+        )
 
     def touch(self, entry: Entry) -> None:
         """The petition's progress changed."""
-        if entry.route is not None:
+        if entry.listeners:
             self.dirty.add(entry.id)
+
+    def listening(self, entry: Entry) -> list[Client]:
+        """The clients that get what the petition yields."""
+        return [self.clients[route] for route in entry.listeners]
+
+    def part(self, client: Client, entry: Entry) -> None:
+        """The client does not listen to the petition any more."""
+        client.drop(entry.id)
+        entry.listeners = tuple(route for route in entry.listeners if route != client.route)
 
     def move_image(self, entry: Entry, image: Image, to: ImageState) -> None:
         """Take an image to another state, keep that, and count."""
@@ -121,24 +194,8 @@ class State:
             entry.open -= 1
             self.queue.open_images -= 1
             counters.done_images += to == "done"
-            self._drop_arrivals(entry, image)
-            entry.done += to == "done"
-            entry.unseen += to == "done"
-        self.outbox.append(
-            KeepImage(entry.id, image.index, image.state, len(image.issued), image.result)
-        )
+        self.keep_image(entry, image)
         self.touch(entry)
-
-    def _drop_arrivals(self, entry: Entry, image: Image) -> None:
-        """Half pictures of an image that has ended: the rest will not come."""
-        for key, here in list(self.arriving.items()):
-            attempt = here.result.attempt
-            if (attempt.id, attempt.index) != (entry.id, image.index) or here.storing:
-                continue
-            del self.arriving[key]
-            if (worker := self.roster.by_instance.get(key[0])) is not None:
-                refused = ResultRefused(attempt=attempt, reason=f"the image is {image.state}")
-                self.tell_worker(worker, refused)
 
     def error(self, code: ErrorCode, message: str, **facts: object) -> ErrorInfo:
         """An error that happened here."""

@@ -20,6 +20,10 @@ VERSION = 1
 
 Name = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
+#: The first digits of an id, or all, or none.
+IdStart = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}\Z")]
+#: A whole id; empty is all petitions.
+IdOrAll = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?\Z")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Index = Annotated[int, Meta(ge=0, lt=limits.IMAGES_PER_PETITION_MAX)]
 AttemptNumber = Annotated[int, Meta(ge=1, le=10_000)]
@@ -137,12 +141,45 @@ class Submit(Message, frozen=True, kw_only=True):
 
     BODY = "petition"
     id: PetitionId
+    #: This connection wants to know that it is kept, and nothing more of it.
+    detach: bool = False
 
 
 class Cancel(Message, frozen=True, kw_only=True):
     """End this petition; what is recorded stays."""
 
     id: PetitionId
+
+
+class Attach(Message, frozen=True, kw_only=True):
+    """Send this connection what the petition yields from now on, and what nobody has seen."""
+
+    id: PetitionId
+    #: Pictures that were seen before are wanted again.
+    again: bool = False
+    #: False: only what is recorded now is wanted; `Finished` then says how far the petition is.
+    wait: bool = True
+
+
+class Detach(Message, frozen=True, kw_only=True):
+    """Send this connection nothing more of the petition, which goes on."""
+
+    id: PetitionId
+
+
+class Retry(Message, frozen=True, kw_only=True):
+    """Draw the images of an ended petition that have no picture. A body replaces its parameters."""
+
+    BODY = "petition"
+    id: PetitionId
+    #: As in `Submit`.
+    detach: bool = False
+
+
+class Purge(Message, frozen=True, kw_only=True):
+    """Forget an ended petition, prompt and pictures, for good; without an id, all of them."""
+
+    id: IdOrAll = ""
 
 
 class ResultSeen(Message, frozen=True, kw_only=True):
@@ -162,7 +199,11 @@ class Ask(Message, frozen=True, kw_only=True):
     """A question about the farm; answered by `Answer` of the same number."""
 
     number: Count
-    what: Literal["models", "workers", "queue", "status"]
+    what: Literal["models", "workers", "queue", "status", "petition"]
+    #: `queue`: ended petitions too. `petition` always finds them.
+    all: bool = False
+    #: `queue`, `petition`: only petitions whose ids begin so.
+    id: IdStart = ""
 
 
 # --- Manager to client ----------------------------------------------------------------------
@@ -180,6 +221,8 @@ class Accepted(Message, frozen=True, kw_only=True):
 
     id: PetitionId
     state: PetitionState
+    #: Images that the petition asks for.
+    images: Count = 0
     #: Images of other petitions that stand before this one.
     ahead: Count = 0
     #: Why nothing runs yet, for example "no worker is connected".
@@ -228,7 +271,7 @@ class ImageFailure(msgspec.Struct, frozen=True):
 
 
 class Finished(Message, frozen=True, kw_only=True):
-    """The end of a petition, sent when each of its pictures was seen by the client."""
+    """The end of a petition, or of an `Attach` that does not wait for it; after all pictures."""
 
     id: PetitionId
     state: PetitionState
@@ -242,6 +285,8 @@ class Cancelled(Message, frozen=True, kw_only=True):
 
     id: PetitionId
     done: tuple[Index, ...] = ()
+    #: How the petition ended; one that had ended before stays as it was.
+    state: PetitionState = "cancelled"
 
 
 class FoundModel(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -282,13 +327,25 @@ class QueuedPetition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     failed: Count = 0
     running: Count = 0
     age_s: Seconds = 0.0
+    #: Images of other petitions that wait before it.
+    ahead: Count = 0
     #: Why nothing of it runs.
     reason: Text = ""
+
+
+class Purged(Message, frozen=True, kw_only=True):
+    """The answer to `Purge`."""
+
+    id: IdOrAll = ""
+    #: How many petitions were forgotten.
+    petitions: Count = 0
 
 
 class Answer(Message, frozen=True, kw_only=True):
     """The answer to `Ask`: the list that was asked for; `status` fills the counts."""
 
+    #: `petition`: the body of the one petition that was found.
+    BODY = "petition"
     number: Count
     models: tuple[FoundModel, ...] = ()
     workers: tuple[WorkerFacts, ...] = ()
@@ -420,13 +477,18 @@ CLIENT_TO_MANAGER: tuple[type[Message], ...] = (
     *BOTH,
     ClientHello,
     Submit,
+    Attach,
+    Detach,
     Cancel,
+    Retry,
+    Purge,
     ResultSeen,
     ProgressSeen,
     Ask,
 )
 MANAGER_TO_CLIENT: tuple[type[Message], ...] = (
-    *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Answer,
+    *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Purged,
+    Answer,
 )  # fmt: skip
 WORKER_TO_MANAGER: tuple[type[Message], ...] = (
     *BOTH, WorkerHello, Inventory, Started, Step, Result, Failed, Revoked, TooLate, EngineState,

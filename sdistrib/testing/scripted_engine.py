@@ -23,6 +23,7 @@ for the image of that seed only. Those that end the child do so in the middle of
     !once=PATH    all other directives act only while PATH does not exist; it is made then
 
 SDISTRIB_SCRIPTED_IMAGE_S gives the seconds per image where no `!sleep` does, 0 by default.
+SDISTRIB_SCRIPTED_LOG=FILE gets a JSON line for each image begun and each one drawn, with its seed.
 SDISTRIB_SCRIPTED_START=exit=N or =hang makes the child end or hang before it is ready.
 """
 
@@ -30,6 +31,7 @@ import argparse
 import ctypes
 import fcntl
 import hashlib
+import json
 import os
 import queue
 import signal
@@ -155,6 +157,7 @@ class Child:
             directives = {}
         if "silent" in directives:
             time.sleep(_FOR_EVER_S)
+        _write_history("begun", request.seed)
         self._send(Began(ticket=request.ticket))
         self._send(LogLine(level=1, text=f"drawing the image of seed {request.seed}"))
         # As the real engine does, which tells its log what it was asked for.
@@ -181,6 +184,7 @@ class Child:
             sampling_method=request.params.sampling_method or "euler",
             scheduler=request.params.scheduler or "discrete",
         )
+        _write_history("drawn", request.seed)
         descriptor = os.memfd_create("picture")
         try:
             with os.fdopen(os.dup(descriptor), "wb") as file:
@@ -236,6 +240,16 @@ class Child:
         """Wait until the worker has read all that was sent."""
         while struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))[0]:
             time.sleep(0.001)
+
+
+def _write_history(event: str, seed: int) -> None:
+    """One line in one write, so that any number of children may share the file."""
+    path = os.environ.get("SDISTRIB_SCRIPTED_LOG")
+    if path:
+        line = json.dumps({"at": time.monotonic(), "event": event, "seed": seed}) + "\n"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(descriptor, line.encode())
+        os.close(descriptor)
 
 
 def _first_time(marker: Path) -> bool:

@@ -26,6 +26,7 @@ from sdistrib_manager.events import (
 )
 from sdistrib_manager.invariants import check_invariants
 from sdistrib_manager.machine import Manager
+from sdistrib_manager.rows import ImageRow
 from sdistrib_manager.state import Settings
 from tests.support.farm import ENGINE, petition
 
@@ -89,8 +90,8 @@ class Net:
                     self.flush()
             case fx.DropBlob(digest):
                 self.blobs.pop(digest, None)
-            case fx.KeepImage():
-                self._keep(effect)
+            case fx.Keep(row=ImageRow() as row):
+                self._keep(row)
             case _:
                 pass
 
@@ -113,12 +114,14 @@ class Net:
                 self.blobs[put.digest] = b"".join(put.parts)
                 self.pending.append(BlobStored(put.digest))
 
-    def _keep(self, keep: fx.KeepImage) -> None:
+    def _keep(self, keep: ImageRow) -> None:
         key = (keep.id, keep.index)
-        assert key not in self.ends, f"{key} was {self.ends[key]} and is now {keep.state}"
+        # An image that has ended is kept again when its picture was seen, and never otherwise.
+        ended = self.ends.get(key, keep.state)
+        assert ended == keep.state, f"{key} was {ended} and is now {keep.state}"
         if keep.state in ("done", "failed", "cancelled"):
             self.ends[key] = keep.state
-        if keep.result is not None:
+        if keep.result is not None and keep.kept:
             assert self.recorded.setdefault(key, keep.result.digest) == keep.result.digest
             assert keep.result.digest in self.blobs, "recorded before it was kept"
 

@@ -10,6 +10,7 @@ from typing import Any
 from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
 from sdistrib_manager import effects as fx
+from sdistrib_manager.rows import Forget, ImageRow, PetitionRow, PetitionStateRow, Row
 from tests.support.farm import MODEL, Client, Farm, Peer, Worker, petition_id
 
 
@@ -130,17 +131,21 @@ class Player:
             told = _told(effect.message)
             where = f" bytes {effect.start}..{effect.end}" if hasattr(effect, "start") else ""
             return f"{self._name(effect.route)} <- {told}{where}" if told else ""
+        if isinstance(effect, fx.Keep):
+            return _ROWS.get(type(effect.row), lambda row: "")(effect.row)
         return _EFFECTS.get(type(effect), lambda effect: type(effect).__name__.lower())(effect)
 
     def _name(self, route: bytes) -> str:
         return next((name for name, peer in self.peers.items() if peer.route == route), "nobody")
 
 
+_ROWS: dict[type[Row], Callable[[Any], str]] = {
+    ImageRow: lambda r: f"keep image {int(r.id, 16)}/{r.index} {r.state}",
+    PetitionStateRow: lambda r: f"keep petition {int(r.id, 16)} {r.state}",
+    PetitionRow: lambda r: f"keep petition {int(r.id, 16)}",
+    Forget: lambda r: f"forget petition {int(r.id, 16)}",
+}
 _EFFECTS: dict[type[fx.Effect], Callable[[Any], str]] = {
-    fx.KeepImage: lambda e: f"keep image {int(e.id, 16)}/{e.index} {e.state}",
-    fx.KeepPetitionState: lambda e: f"keep petition {int(e.id, 16)} {e.state}",
-    fx.KeepPetition: lambda e: f"keep petition {int(e.id, 16)}",
-    fx.ForgetPetition: lambda e: f"forget petition {int(e.id, 16)}",
     fx.PutBlob: lambda e: f"put picture of {sum(map(len, e.parts))} bytes",
     fx.DropBlob: lambda e: "drop picture",
     fx.Log: lambda e: f"{e.level}: {e.text.strip()}",

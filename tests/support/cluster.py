@@ -126,8 +126,16 @@ class Cluster:
     def start_manager(self, *options: str) -> Process:
         """Start a manager; a second time on the ports of the first."""
         ports = [at.rpartition(":")[2] for at in (self.clients_at, self.workers_at)]
+        # What is kept stays out of the user's own folders.
+        store = () if "--state" in options else ("--store", "memory")
         manager = self.start(
-            "sdistrib_manager", "--client-port", ports[0], "--worker-port", ports[1], *options
+            "sdistrib_manager",
+            "--client-port",
+            ports[0],
+            "--worker-port",
+            ports[1],
+            *store,
+            *options,
         )
         found = _LISTENING.search(manager.says("clients "))
         assert found is not None

@@ -25,7 +25,9 @@ from sdistrib_manager.events import (
 )
 from sdistrib_manager.invariants import check_invariants
 from sdistrib_manager.machine import Manager
+from sdistrib_manager.rows import Row
 from sdistrib_manager.state import Settings
+from sdistrib_manager.store.memory import MemoryStore
 
 MODEL = ModelFile("stable-diffusion", "tiny.safetensors", 14_000_000, "a" * 64)
 ENGINE = wire.EngineFacts(version="0.4.7", backend="cpu", device="test", fingerprint="f" * 16)
@@ -48,16 +50,33 @@ class Farm:
 
     def __init__(self, **settings: Any) -> None:
         self.now = 1000.0
-        self.manager = Manager(Settings("sdistrib test", **settings), self.now)
+        self.settings = Settings("sdistrib test", **settings)
+        self.store = MemoryStore()
+        self._uncommitted: list[Row] = []
+        self.manager = Manager(self.settings, self.now, self.wall)
         self.sent: dict[bytes, list[wire.Message]] = defaultdict(list)
         self.effects: list[fx.Effect] = []
         self.blob_failure = ""
         self.redials = 0
 
+    @property
+    def wall(self) -> float:
+        """Wall-clock time: something else than the monotonic one."""
+        return self.now + 1e9
+
+    def restart(self, after_s: float = 1.0) -> None:
+        """The manager dies between two turns and another starts from what was committed."""
+        self._uncommitted.clear()
+        self.now += after_s
+        self.manager = Manager(self.settings, self.now, self.wall, self.store.load())
+        check_invariants(self.manager)
+        self.turn()
+
     def happen(self, event: Event) -> list[fx.Effect]:
         """One event, pictures kept at once, invariants checked."""
-        made = self.manager.handle(event, self.now)
+        made = self.manager.handle(event, self.now, self.wall)
         check_invariants(self.manager)
+        self._uncommitted += [effect.row for effect in made if isinstance(effect, fx.Keep)]
         self.effects += made
         for effect in made:
             if isinstance(effect, fx.Send | fx.SendPicture):
@@ -68,6 +87,9 @@ class Farm:
                 kept = BlobStored(effect.digest)
                 lost = BlobFailed(effect.digest, self.blob_failure)
                 out += self.happen(lost if self.blob_failure else kept)
+        if isinstance(event, TurnEnded):
+            self.store.commit(self._uncommitted)
+            self._uncommitted.clear()
         return out
 
     def turn(self, after_s: float = 0.0) -> None:
@@ -90,6 +112,10 @@ class Farm:
     def logs(self) -> list[str]:
         """Everything logged."""
         return [effect.text for effect in self.effects if isinstance(effect, fx.Log)]
+
+    def rows(self, kind: type[Any]) -> list[Any]:
+        """All rows of one kind that were kept."""
+        return [keep.row for keep in self.kept(fx.Keep) if isinstance(keep.row, kind)]
 
     def kept(self, kind: type[fx.Effect]) -> list[Any]:
         """All effects of one kind."""

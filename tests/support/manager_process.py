@@ -27,7 +27,7 @@ def start(log: Path, *args: str) -> "subprocess.Popen[bytes]":
     """Start a manager; what it says goes to `log`."""
     with log.open("wb") as stderr:
         return subprocess.Popen(
-            [sys.executable, "-m", "sdistrib_manager", *args],
+            [sys.executable, "-m", "sdistrib_manager", "--store", "memory", *args],
             stdin=subprocess.DEVNULL,
             stdout=stderr,
             stderr=stderr,

@@ -120,7 +120,7 @@ class FakeClient:
         self.on_notice("the manager is slow")
         return FakeDrawing(self, petition, **callbacks)
 
-    def ask(self, what: str) -> wire.Answer:
+    def ask(self, what: str, **_: Any) -> wire.Answer:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -925,7 +925,10 @@ def test_completion_of_a_flag():
 
 def test_completion_of_a_verb():
     assert completions("h", "mo") == ["models"]
-    assert completions("h", "") == ["txt2img", "models", "workers", "queue", "status"]
+    assert completions("h", "") == [
+        *("txt2img", "models", "workers", "queue", "status"),
+        *("attach", "fetch", "cancel", "retry", "purge"),
+    ]
     assert completions("h", "--steps", "4", "mo") == []
     assert completions("--ver") == ["--version"]
     assert completions("mod") == []

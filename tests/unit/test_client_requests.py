@@ -316,9 +316,7 @@ def test_finished_with_failures_carries_them(open_bench):
         (wire.Finished(id=ID, state="cancelled"), "cancelled", "cancelled"),
         (wire.Finished(id=ID, state="expired"), "expired", "expired"),
         (wire.Finished(id=ID, state="failed"), "failed", "internal"),
-        (wire.Finished(id=ID, state="done", done=(0, 1)), "failed", "internal"),
         (wire.Finished(id=ID, state="done"), "failed", "internal"),
-        (wire.Finished(id=ID, state="expired", done=(1,)), "expired", "internal"),
         (wire.Finished(id=ID, state="running"), "failed", "internal"),
     ],
 )
@@ -336,9 +334,7 @@ def test_what_is_said_of_an_unknown_petition_is_dropped(open_bench):
         wire.Cancelled(id=unknown),
     ):
         assert open_bench.say(message) == []
-    assert sent(open_bench.say(result(0, b"x", id_=unknown), b"x")) == [
-        wire.ResultSeen(id=unknown, index=0)
-    ]
+    assert sent(open_bench.say(result(0, b"x", id_=unknown), b"x")) == [wire.Detach(id=unknown)]
 
 
 def test_a_fault_ends_everything_with_its_error(open_bench):

@@ -19,13 +19,13 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Codec, encode
 from sdistrib_manager.clients import Client as Connection
 from sdistrib_manager.clients import Delivery
+from sdistrib_manager.door import _no_room, make_entry
 from sdistrib_manager.events import StopRequested
-from sdistrib_manager.intake import _no_room
 from sdistrib_manager.loop import Loop
 from sdistrib_manager.machine import Manager
-from sdistrib_manager.queue import Entry
+from sdistrib_manager.rows import Clock
 from sdistrib_manager.state import Settings
-from sdistrib_manager.store.memory import MemoryBlobs, MemoryStore
+from sdistrib_manager.storage import open_memory
 from sdistrib_worker.supervisor import EngineChild
 from tests.support.farm import Client, Farm, Worker, petition, petition_id
 
@@ -58,6 +58,12 @@ REGISTRY = {
         HERE,
         "test_what_a_manager_keeps_is_limited_unless_its_owner_says_otherwise",
     ),
+    "RETENTION_BYTES": (HERE, "test_seen_pictures_are_kept_up_to_n_bytes"),
+    "TOMBSTONE_S": (HERE, "test_ended_ids_are_remembered_for_n_seconds"),
+    "TOMBSTONES_MAX": (HERE, "test_n_ended_ids_are_remembered"),
+    "CLOCK_KEEP_S": (HERE, "test_the_uptime_is_kept_each_n_seconds"),
+    "LOSSES_MAX": (HERE, "test_an_image_fails_when_n_workers_vanished_with_it"),
+    "RESTART_GRACE_S": (HERE, "test_after_a_restart_a_lost_worker_has_n_seconds"),
     "RETENTION_S": (HERE, "test_an_ended_petition_is_kept_for_n_seconds"),
     "PROMPT_BYTES_MAX": (PARAMS, "test_a_prompt_counts_bytes_and_not_only_characters"),
     "NAME_CHARS_MAX": (RULES, "test_the_name_of_a_lora_is_no_longer_than_any_other_name"),
@@ -171,10 +177,7 @@ def test_whatever_workers_say_the_expected_end_is_a_length_of_time():
 
 def _connection(sizes: list[int]) -> Connection:
     client = Connection(b"\0abcd", Farm().manager.state)  # type: ignore[arg-type]
-    entry = Entry(
-        id="e", body=b"", digest="", petition=petition(), wanted=(), number=1, accepted_at=0.0,
-        route=None,
-    )  # fmt: skip
+    entry = make_entry("e", "local", b"", "", petition())
     for index, size in enumerate(sizes):
         assert client.may_send(size)
         client.launch(Delivery(entry, index, size))
@@ -203,8 +206,8 @@ def test_the_door_at_n_and_n_plus_1_images():
     # A queue that long takes a while to fill; the door looks at the count alone.
     state = Farm().manager.state
     state.queue.open_images = limits.IMAGES_MAX - 5
-    assert _no_room(state, petition(images=5)) is None
-    refusal = _no_room(state, petition(images=6))
+    assert _no_room(state, make_entry("e", "local", b"", "", petition(images=5))) is None
+    refusal = _no_room(state, make_entry("e", "local", b"", "", petition(images=6)))
     assert refusal is not None
     assert refusal.code == "busy"
 
@@ -219,6 +222,78 @@ def test_an_ended_petition_is_kept_for_n_seconds():
     assert pid in farm.manager.state.queue.entries
     farm.turn(1.0)
     assert pid not in farm.manager.state.queue.entries
+
+
+def test_seen_pictures_are_kept_up_to_n_bytes():
+    assert limits.RETENTION_BYTES == 5_000_000_000  # the manager's default, see its --help
+    farm = Farm(retention_bytes=20)
+    client, worker = Client(farm), Worker(farm)
+    for number in (1, 2, 3):
+        pid = client.submits(number)
+        worker.draws(worker.starts(), data=b"%010d" % number)
+        client.sees(pid, 0)
+        kept = {e.id for e in farm.manager.state.queue for i in e.images.values() if i.kept}
+        assert kept == {petition_id(n) for n in range(max(1, number - 1), number + 1)}
+
+
+def _buried(farm: Farm, client: Client, number: int = 1) -> str:
+    client.says(wire.Cancel(id=petition_id(number)))
+    return petition_id(number)
+
+
+def test_ended_ids_are_remembered_for_n_seconds():
+    farm = Farm()
+    pid = _buried(farm, Client(farm))
+    farm.turn(limits.TOMBSTONE_S - limits.CLOCK_KEEP_S)
+    assert pid in farm.manager.state.tombstones
+    farm.turn(2 * limits.CLOCK_KEEP_S)
+    assert pid not in farm.manager.state.tombstones
+
+
+def test_n_ended_ids_are_remembered(monkeypatch):
+    assert limits.TOMBSTONES_MAX == 100_000
+    monkeypatch.setattr(limits, "TOMBSTONES_MAX", 3)
+    farm = Farm()
+    client = Client(farm)
+    for number in range(1, 5):
+        _buried(farm, client, number)
+    farm.turn(2 * limits.CLOCK_KEEP_S)
+    assert list(farm.manager.state.tombstones) == [petition_id(n) for n in (2, 3, 4)]
+
+
+def test_the_uptime_is_kept_each_n_seconds():
+    farm = Farm()
+    farm.turn()
+    before = len(farm.rows(Clock))
+    farm.turn(limits.CLOCK_KEEP_S - 1.0)
+    assert len(farm.rows(Clock)) == before
+    farm.turn(1.0)
+    assert len(farm.rows(Clock)) == before + 1
+
+
+def test_an_image_fails_when_n_workers_vanished_with_it():
+    farm = Farm()
+    client = Client(farm)
+    client.submits()
+    for number in range(limits.LOSSES_MAX):
+        assert not client.got(wire.Finished)
+        worker = Worker(farm, f"gpu{number}")
+        worker.starts()
+        farm.wait(limits.GONE_S + 1, client)
+    assert client.last(wire.Finished).failures[0].error.code == "worker_lost"
+
+
+def test_after_a_restart_a_lost_worker_has_n_seconds():
+    farm = Farm()
+    client, worker = Client(farm), Worker(farm)
+    client.submits()
+    worker.starts()
+    farm.restart()
+    other = Worker(farm, "gpu2")
+    farm.wait(limits.RESTART_GRACE_S - 2, other)
+    assert not other.attempts
+    farm.wait(3, other)
+    assert other.attempts
 
 
 def test_a_worker_is_remembered_for_n_seconds():
@@ -298,9 +373,9 @@ def test_a_turn_is_late_behind_n_seconds(late_s, forgiven):
         def forgive(self, delay_s: float) -> None:
             seen.append(delay_s)
 
-    loop = Loop(
-        Patient(Settings("t"), clock[0]), MemoryStore(), MemoryBlobs(), {}, lambda: clock[0]
-    )
+    storage = open_memory(Settings("t"))
+    storage.manager = lambda *_: Patient(Settings("t"), clock[0])  # type: ignore[assignment]
+    loop = Loop(storage, {}, lambda: clock[0])
 
     def sleeps(planned_s: float) -> None:
         clock[0] += planned_s + (0.0 if loop._events else late_s)

@@ -21,7 +21,7 @@ def test_a_crash_costs_one_attempt_and_the_next_goes_to_another_worker(farm):
     assert two.attempts[-1] == wire.Attempt(petition_id(1), one.attempts[0].index, 2)
 
 
-def test_an_image_that_killed_two_engines_fails_with_the_last_error_and_the_others_go_on(farm):
+def test_an_image_that_killed_two_engines_is_quarantined_and_the_others_go_on(farm):
     client, worker = Client(farm), Worker(farm)
     pid = client.submits(images=2)
     tail = {"signal": "SIGSEGV", "log_tail": ("boom",)}
@@ -35,8 +35,9 @@ def test_an_image_that_killed_two_engines_fails_with_the_last_error_and_the_othe
     assert (finished.state, finished.done) == ("failed", (1,))
     (failure,) = finished.failures
     error = failure.error
-    assert (failure.index, error.code, error.signal) == (0, "engine_crashed", "SIGSEGV")
-    assert (error.worker, error.attempt, error.log_tail) == ("gpu1", 2, ("boom",))
+    assert (failure.index, error.code, error.signal) == (0, "quarantined", "SIGSEGV")
+    assert (error.worker, error.attempt) == ("gpu1", 2)
+    assert error.log_tail == ("[gpu1] boom", "[gpu1] boom")
 
 
 def test_one_attempt_is_all_when_the_operator_says_so():

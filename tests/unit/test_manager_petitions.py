@@ -7,6 +7,7 @@ from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
 from sdistrib_manager import effects as fx
+from sdistrib_manager.rows import ImageRow, PetitionRow
 from tests.support.farm import MODEL, Client, Farm, Worker, petition, petition_id
 
 
@@ -36,20 +37,28 @@ def test_a_petition_is_kept_before_accepted_and_a_picture_before_its_row(farm):
     client = Client(farm)
     pid = petition_id(1)
     client.says(wire.Submit(id=pid), encode_petition(petition()))
-    kinds = [type(e) if not isinstance(e, fx.Send) else type(e.message) for e in farm.effects]
-    assert kinds.index(fx.KeepPetition) < kinds.index(wire.Accepted)
+    kinds = _kinds(farm)
+    assert kinds.index(PetitionRow) < kinds.index(wire.Accepted)
     worker = Worker(farm)
     farm.effects.clear()
     worker.draws(worker.starts())
-    kinds = [type(e) if not isinstance(e, fx.Send) else type(e.message) for e in farm.effects]
-    put = kinds.index(fx.PutBlob)
-    recorded = kinds.index(wire.ResultRecorded)
-    row = next(i for i, e in enumerate(farm.effects) if isinstance(e, fx.KeepImage) and e.result)
-    sent = kinds.index(fx.SendPicture)
+    kinds = _kinds(farm)
     # PutBlob's own answer comes after it is carried out; what follows from it comes later.
-    assert row < recorded
-    assert row < sent
-    assert put >= 0
+    assert fx.PutBlob in kinds
+    done = next(i for i, e in enumerate(farm.effects) if _is_result(e))
+    assert done < kinds.index(wire.ResultRecorded)
+    assert done < kinds.index(fx.SendPicture)
+
+
+def _kinds(farm: Farm) -> list[type]:
+    """What each effect is about: its message, its row, or itself."""
+    about = {fx.Send: "message", fx.Keep: "row"}
+    return [type(getattr(e, about[type(e)]) if type(e) in about else e) for e in farm.effects]
+
+
+def _is_result(effect: fx.Effect) -> bool:
+    row = effect.row if isinstance(effect, fx.Keep) else None
+    return isinstance(row, ImageRow) and row.result is not None
 
 
 def test_the_same_submit_again_is_the_same_petition(farm):
@@ -58,7 +67,7 @@ def test_the_same_submit_again_is_the_same_petition(farm):
     client.submits(1)
     assert len(client.got(wire.Accepted)) == 2
     assert len(worker.attempts) == 1
-    assert len(farm.kept(fx.KeepPetition)) == 1
+    assert len(farm.rows(PetitionRow)) == 1
 
 
 def test_the_same_id_with_other_content_is_a_conflict(farm):

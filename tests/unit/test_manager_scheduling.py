@@ -6,6 +6,7 @@ from sdistrib import limits
 from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
 from sdistrib_manager import effects as fx
+from sdistrib_manager.rows import Forget
 from tests.support.farm import MODEL, Client, Farm, Worker, petition_id
 
 
@@ -166,16 +167,19 @@ def test_a_silent_client_is_dropped_after_thirty_seconds(farm):
     assert client.got(wire.Identify)
 
 
-def test_a_second_connection_takes_the_petition_over(farm):
+def test_a_second_connection_gets_the_petition_as_well(farm):
     old, worker = Client(farm, "old"), Worker(farm)
     old.submits()
     new = Client(farm, "new")
     pid = new.submits()
     worker.draws(worker.starts())
     assert new.pictures == [0]
-    assert not old.pictures
+    assert old.pictures == [0]
     new.sees(pid, 0)
     assert new.got(wire.Finished)
+    assert not old.got(wire.Finished)
+    old.sees(pid, 0)
+    assert old.got(wire.Finished)
 
 
 def test_a_finished_petition_sent_again_answers_its_end(farm):
@@ -195,7 +199,7 @@ def test_an_ended_petition_is_forgotten_with_its_pictures_after_the_retention(fa
     worker.draws(worker.starts())
     client.breaks()
     farm.wait(limits.RETENTION_S + 1, worker)
-    assert farm.kept(fx.ForgetPetition)
+    assert farm.rows(Forget)
     assert farm.kept(fx.DropBlob)
 
 

@@ -275,10 +275,14 @@ class Making:
 
     def _on_died(self, event: events.EngineDied) -> None:
         cancelled = event.ours and event.info.code == "cancelled"
-        wanted = self.running()
+        wanted, running = self.running(), self.drawing.running
+        began = running is not None and running.began
         self.drawing.died(counts=not cancelled)
+        # One that died idle may be asked before its death is seen: the image had no part in it. But
+        # an engine that dies again and again before it begins must not keep an image for ever.
+        counts = began or event.ours or self.drawing.deaths > START_TRIES
         for attempt in wanted:
-            self.fail(attempt, event.info)
+            self.fail(attempt, event.info, started=counts)
         if cancelled:
             return
         self._turn.log("error", event.info.message)

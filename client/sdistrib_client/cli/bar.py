@@ -37,7 +37,8 @@ class Bar(Lines):
 
     def accepted(self, accepted: wire.Accepted) -> None:
         """Show the place in the queue."""
-        self._show(0, waiting(accepted.ahead, accepted.reason), "")
+        queued = accepted.state == "queued"
+        self._show(0, waiting(accepted.ahead, accepted.reason) if queued else accepted.state, "")
 
     def progress(self, progress: wire.Progress) -> None:
         """Move the bars."""

@@ -5,7 +5,14 @@ from typing import Any, get_args
 import click
 
 from sdistrib.params import ModelKind
-from sdistrib_client.cli.flags import connection_flags, other_flags, parameter_flags
+from sdistrib_client.cli.flags import (
+    connection_flags,
+    detach_flag,
+    other_flags,
+    output_flags,
+    parameter_flags,
+    timeout_flag,
+)
 from sdistrib_client.cli.group import DEFAULT_VERB, PROGRAM, DrawCommand, HostGroup
 
 #: Every flag can be set by a variable: SDISTRIB_STEPS for --steps, SDISTRIB_MODEL for -m.
@@ -65,20 +72,37 @@ def _host() -> str:
     return str(parent.params["host"]) if parent is not None else ""
 
 
+def _as_json() -> click.Option:
+    return click.Option(["--json", "as_json"], is_flag=True, help="One JSON object per row.")
+
+
 def _list_verb(name: str, text: str, *more: click.Parameter) -> None:
-    def callback(as_json: bool, connect_timeout: float, insecure_lan: bool, **rest: Any) -> None:
+    def callback(
+        as_json: bool,
+        connect_timeout: float,
+        insecure_lan: bool,
+        every: bool = False,
+        petition_id: str | None = None,
+        **rest: Any,
+    ) -> None:
         from sdistrib_client.cli import lists  # noqa: PLC0415 - loads the whole client
 
+        if petition_id is not None:
+            with lists.dial(
+                _host(), connect_timeout_s=connect_timeout, insecure_lan=insecure_lan
+            ) as client:
+                lists.show_petition(client.find(petition_id), as_json=as_json)
+            return
         answer = lists.ask(
             _host(),
             name,  # type: ignore[arg-type] # the verbs are named as the questions are
             connect_timeout_s=connect_timeout,
             insecure_lan=insecure_lan,
+            every=every,
         )
         getattr(lists, f"show_{name}")(answer, as_json=as_json, **rest)
 
-    as_json = click.Option(["--json", "as_json"], is_flag=True, help="One JSON object per row.")
-    params = [*more, as_json, *connection_flags()]
+    params = [*more, _as_json(), *connection_flags()]
     settings = dict(_SETTINGS)
     cli.add_command(
         click.Command(name, callback=callback, params=params, context_settings=settings, help=text)
@@ -91,5 +115,83 @@ _list_verb(
     click.Option(["--kind"], type=click.Choice(get_args(ModelKind)), help="Only this kind."),
 )
 _list_verb("workers", "List the workers: state, device, what they have loaded.")
-_list_verb("queue", "List the petitions that are not finished, and why they wait.")
-_list_verb("status", "Show the farm in numbers.")
+_list_verb(
+    "queue",
+    "List the petitions that have not ended, and why they wait.",
+    click.Option(
+        ["--all", "every"], is_flag=True, allow_from_autoenv=False, help="Those that ended too."
+    ),
+)
+_list_verb(
+    "status",
+    "Show the farm in numbers; with an ID, how far that petition is and why it waits.",
+    click.Argument(["petition_id"], metavar="[ID]", required=False),
+)
+
+
+def _petition_verb(name: str, text: str, *params: click.Parameter) -> None:
+    """A verb that takes the ID of a petition."""
+
+    def callback(**values: Any) -> int:
+        from sdistrib_client.cli import verbs  # noqa: PLC0415 - loads the whole client
+
+        return int(getattr(verbs, name)(_host(), values))
+
+    makes = DrawCommand if name == "retry" else click.Command
+    settings = {**_SETTINGS, "allow_extra_args": True} if name == "retry" else dict(_SETTINGS)
+    settings["max_content_width"] = 100
+    cli.add_command(
+        makes(name, callback=callback, params=list(params), context_settings=settings, help=text)
+    )
+
+
+def _id(*, required: bool = True) -> click.Argument:
+    metavar = "ID" if required else "[ID]"
+    return click.Argument(["petition_id"], metavar=metavar, required=required)
+
+
+_petition_verb(
+    "attach",
+    "Take up a petition: its progress, and the pictures that nobody has had. Ctrl-C cancels it."
+    " ID may be shortened to what no other petition's begins with.",
+    _id(),
+    *output_flags(),
+    *connection_flags(),
+)
+_petition_verb(
+    "fetch",
+    "Write all pictures that a petition has now, also those that were written before."
+    " The exit status is 1 when it has not ended yet.",
+    _id(),
+    *output_flags(),
+    *connection_flags(),
+)
+_petition_verb(
+    "cancel",
+    "Cancel a petition; pictures that are done stay.",
+    _id(),
+    _as_json(),
+    *connection_flags(),
+)
+_petition_verb(
+    "retry",
+    "Draw again what failed of a petition that has ended, with other flags where some are given;"
+    " then follow it as attach does. Its seed and its number of pictures stay.",
+    _id(),
+    *parameter_flags(),
+    timeout_flag(),
+    detach_flag(),
+    *output_flags(),
+    *connection_flags(),
+)
+_petition_verb(
+    "purge",
+    "Forget an ended petition for good, prompt and pictures, or all of them.",
+    _id(required=False),
+    click.Option(
+        ["--all", "every"], is_flag=True, allow_from_autoenv=False, help="All that have ended."
+    ),
+    click.Option(["--yes"], is_flag=True, allow_from_autoenv=False, help="Do not ask first."),
+    _as_json(),
+    *connection_flags(),
+)

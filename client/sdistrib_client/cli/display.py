@@ -60,8 +60,11 @@ class Lines:
             self.line(f"petition {petition_id}: {petition.images} pictures from {petition.seed}")
 
     def accepted(self, accepted: wire.Accepted) -> None:
-        """Say where in the queue it stands."""
-        self._change(waiting(accepted.ahead, accepted.reason))
+        """Say where in the queue it stands; with -v, that it is kept under its id."""
+        if self.verbose:
+            self.line(f"petition {accepted.id} is accepted")
+        if accepted.state == "queued":
+            self._change(waiting(accepted.ahead, accepted.reason))
 
     def progress(self, progress: wire.Progress) -> None:
         """Say what changed."""
@@ -88,6 +91,8 @@ class Lines:
         """Say what went wrong; a petition that is done has said all in its pictures."""
         if ending.outcome == "unreachable":
             self._error([ending.reason])
+        elif ending.outcome == "unfinished":
+            self.line(ending.reason, "yellow")
         elif ending.failures:
             for failure in ending.failures[:_FAILURES_SHOWN]:
                 lines = list(explain(failure.error, verbose=self.verbose))

@@ -1,5 +1,6 @@
 """`sdistrib-client HOST [txt2img] …`: from flags to files."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -9,8 +10,16 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import click
+from click.core import ParameterSource
 
-from sdistrib.errors import EXIT_FAILED, EXIT_OK, ConfigError, SdistribError
+from sdistrib.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_UNREACHABLE,
+    ConfigError,
+    PetitionError,
+    SdistribError,
+)
 from sdistrib.petitions import Petition
 from sdistrib_client.cli.display import Display, Lines, Quiet
 from sdistrib_client.cli.events_json import JsonLines
@@ -18,7 +27,7 @@ from sdistrib_client.cli.flags import params_of
 from sdistrib_client.cli.report import status_of, status_of_error
 from sdistrib_client.composing import compose
 from sdistrib_client.effects import Ending
-from sdistrib_client.errors import OutputError
+from sdistrib_client.errors import OutputError, Unreachable
 from sdistrib_client.images import Outputs
 from sdistrib_client.sync import Client, Drawing
 
@@ -28,17 +37,31 @@ _EXTRA = ("rich", "PIL")
 
 
 def run(host: str, values: Mapping[str, Any]) -> int:
-    """Draw; returns the exit status.
+    """Draw, or with --detach only have it kept; returns the exit status.
 
     Raises:
         click.UsageError: the flags do not fit together, or the output cannot be written.
         SdistribError: the parameters are wrong, or an extra is missing.
     """
+    petition = _petition(values)
+    if values["detach"]:
+        forbid_output()
+        return connected(host, values, lambda client, display: _detach(client, petition, display))
+    outputs = outputs_of(values, petition.images)
+    return connected(
+        host, values, lambda client, display: _draw(client, petition, outputs, display)
+    )
+
+
+def connected(host: str, values: Mapping[str, Any], work: Callable[[Client, Display], int]) -> int:
+    """Do some work on a connection, with a display for it; returns the exit status.
+
+    Raises:
+        SdistribError: the host is no address, or an extra is missing.
+    """
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError("Drawing needs more: run pip install 'sdistrib[client]'.")
-    petition = _petition(values)
-    outputs = _outputs(values, petition.images)
     display = _display(values)
     try:
         client = Client(
@@ -50,11 +73,14 @@ def run(host: str, values: Mapping[str, Any]) -> int:
     except ConfigError:
         raise
     except SdistribError as error:
-        status = status_of_error(error)
-        display.failed(error, status)
-        return status
+        return _failed(error, display)
     try:
-        return _draw(client, petition, outputs, display)
+        return work(client, display)
+    except PetitionError as error:
+        return _failed(error, display)
+    except Unreachable as error:
+        display.ended(Ending(outcome="unreachable", reason=str(error)), EXIT_UNREACHABLE)
+        return EXIT_UNREACHABLE
     except KeyboardInterrupt:
         # The second Ctrl-C: the cancel is on its way, and nobody waits for it any more.
         client.close(wait=False)
@@ -62,6 +88,26 @@ def run(host: str, values: Mapping[str, Any]) -> int:
     finally:
         display.close()
         client.close()
+
+
+def _failed(error: SdistribError, display: Display) -> int:
+    status = status_of_error(error)
+    display.failed(error, status)
+    return status
+
+
+def forbid_output() -> None:
+    """With --detach nothing is written here.
+
+    Raises:
+        click.UsageError: a file was named.
+    """
+    given = click.get_current_context().get_parameter_source
+    for name in ("output", "output_begin_idx"):
+        if given(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--detach writes no picture; give --{name.replace('_', '-')} to fetch or attach."
+            )
 
 
 def _petition(values: Mapping[str, Any]) -> Petition:
@@ -73,7 +119,12 @@ def _petition(values: Mapping[str, Any]) -> Petition:
     )
 
 
-def _outputs(values: Mapping[str, Any], images: int) -> Outputs:
+def outputs_of(values: Mapping[str, Any], images: int) -> Outputs:
+    """Where the pictures go.
+
+    Raises:
+        click.UsageError: they cannot go there.
+    """
     if values["output"] == "-" and values["json"]:
         raise click.UsageError("--json and -o - both write to standard output; choose one.")
     try:
@@ -99,12 +150,34 @@ def _display(values: Mapping[str, Any]) -> Display:
     return Lines(verbose=verbose, color=color)
 
 
+def _detach(client: Client, petition: Petition, display: Display) -> int:
+    drawing = client.draw(petition, detach=True, on_accepted=display.accepted)
+    return keep(drawing, display)
+
+
+def keep(drawing: Drawing, display: Display) -> int:
+    """Wait until a petition is accepted, and print its id; returns the exit status."""
+    display.submitted(drawing.id, drawing.petition)
+    # How it ended, the drawing knows better than the exception says.
+    with Interrupts(drawing.cancel) as interrupts, contextlib.suppress(SdistribError):
+        drawing.wait()
+    status = _end(drawing, display, interrupts.status)
+    if status == EXIT_OK and not isinstance(display, JsonLines):
+        click.echo(drawing.id)
+    return status
+
+
 def _draw(client: Client, petition: Petition, outputs: Outputs, display: Display) -> int:
     drawing = client.draw(petition, on_accepted=display.accepted, on_progress=display.progress)
-    display.submitted(drawing.id, petition)
+    return receive(drawing, outputs, display)
+
+
+def receive(drawing: Drawing, outputs: Outputs, display: Display) -> int:
+    """Write the pictures as they come; Ctrl-C cancels. Returns the exit status."""
+    display.submitted(drawing.id, drawing.petition)
     with Interrupts(drawing.cancel) as interrupts:
         try:
-            _write_all(drawing, outputs, display)
+            write_all(drawing, outputs, display)
         except OutputError as error:
             drawing.close()
             display.failed(error, EXIT_FAILED)
@@ -112,25 +185,39 @@ def _draw(client: Client, petition: Petition, outputs: Outputs, display: Display
         except SdistribError:
             # How it ended, the drawing knows better than the exception says.
             pass
+    return _end(drawing, display, interrupts.status)
+
+
+def _end(drawing: Drawing, display: Display, interrupted: int) -> int:
     ending = drawing.ending or Ending(outcome="done")
     status = status_of(ending)
-    if status != EXIT_OK and interrupts.status:
-        status = interrupts.status
+    if status != EXIT_OK and interrupted:
+        status = interrupted
     display.ended(ending, status)
     return status
 
 
-def _write_all(drawing: Drawing, outputs: Outputs, display: Display) -> None:
+def write_all(drawing: Drawing, outputs: Outputs, display: Display) -> int:
+    """Write the pictures as they come; how many.
+
+    Raises:
+        OutputError: one could not be written; it stays with the manager.
+        SdistribError: the petition ended badly.
+    """
+    written = 0
     for picture in drawing:
         try:
             path = outputs.write(picture.index, picture.data)
         except OutputError as error:
             raise OutputError(
-                f"{error} Picture {picture.index} stays with the manager for some minutes, the"
-                " rest is cancelled. Make room or choose another -o, then draw what is missing:"
-                f" --seed {picture.seed} gives this picture again."
+                f"{error} Picture {picture.index} stays with the manager and the rest of what was"
+                " to be drawn for this command is cancelled. Make room or choose another -o:"
+                f" `fetch {drawing.id[:8]}` writes what there is, --seed {picture.seed} draws this"
+                " picture again."
             ) from error
         display.picture(picture, path)
+        written += 1
+    return written
 
 
 class Interrupts:

@@ -11,8 +11,9 @@ Every object has `event`, and `id` (the petition's) once there is one. The keys 
     error      code (of the error table, or "unreachable", or "output_error"), message, next_step,
                index (of the picture, or null), field, worker, attempt, signal, log_tail, closest,
                retry_after_s
-    finished   outcome (done, failed, cancelled, expired, refused, unreachable), done: [index],
-               confirmed (false: only this side says so), exit_status
+    finished   outcome (done, failed, cancelled, expired, refused, unreachable, detached: it goes on
+               without us, unfinished: more will come), done: [index], confirmed (false: only this
+               side says so), exit_status
 
 `finished` is always the last line, unless the command line itself was wrong (exit 2, one line on
 standard error).

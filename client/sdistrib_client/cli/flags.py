@@ -81,7 +81,6 @@ def other_flags() -> Iterator[Flag]:
     """The flags of the petition and of the output."""
     many = Number(int, [Meta(ge=1), Meta(le=limits.IMAGES_PER_PETITION_MAX)])
     seed = Number(int, [Meta(ge=-(2**63)), Meta(le=limits.SEED_MAX)])
-    seconds = Number(float, [Meta(ge=0), Meta(le=limits.DEADLINE_S_MAX)])
     yield Flag(
         ["-b", "--batch-count"], PETITION, type=many, default=1, help="Number of pictures. [1]"
     )
@@ -92,17 +91,39 @@ def other_flags() -> Iterator[Flag]:
         default=SEED,
         help=f"Seed of the first picture, the next ones count up; below 0 draws one. [{SEED}]",
     )
+    yield timeout_flag()
+    yield detach_flag()
     yield Flag(
+        ["-M", "--mode"], PETITION, type=MODE, default="img_gen", help="Only img_gen. [img_gen]"
+    )
+    yield from output_flags()
+    yield from connection_flags()
+
+
+def timeout_flag() -> Flag:
+    """The petition's time limit."""
+    return Flag(
         ["--timeout"],
         PETITION,
-        type=seconds,
+        type=Number(float, [Meta(ge=0), Meta(le=limits.DEADLINE_S_MAX)]),
         default=0.0,
         metavar="SECONDS",
         help="Time for the whole petition; 0 is no limit. [0]",
     )
-    yield Flag(
-        ["-M", "--mode"], PETITION, type=MODE, default="img_gen", help="Only img_gen. [img_gen]"
+
+
+def detach_flag() -> Flag:
+    """Leave once the petition is kept."""
+    return Flag(
+        ["--detach"],
+        PETITION,
+        is_flag=True,
+        help="Print the petition's id and leave once the manager keeps it; fetch or attach later.",
     )
+
+
+def output_flags() -> Iterator[Flag]:
+    """Where pictures go, and what is shown meanwhile."""
     yield Flag(
         ["-o", "--output"],
         OUTPUT,
@@ -125,7 +146,6 @@ def other_flags() -> Iterator[Flag]:
         ["--json"], OUTPUT, is_flag=True, help="One JSON object per event on standard output."
     )
     yield Flag(["--color"], OUTPUT, is_flag=True, help="Colours even when this is no terminal.")
-    yield from connection_flags()
 
 
 def connection_flags() -> Iterator[Flag]:

@@ -131,7 +131,7 @@ class DrawCommand(click.Command):
             with formatter.section(section):
                 formatter.write_dl(rows, col_max=28)
         group = ctx.parent.command if ctx.parent is not None else None
-        if isinstance(group, HostGroup):
+        if isinstance(group, HostGroup) and self.name == DEFAULT_VERB:
             with formatter.section("Verbs, instead of drawing"):
                 formatter.write_dl(
                     [

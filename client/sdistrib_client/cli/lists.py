@@ -16,19 +16,35 @@ from sdistrib_client.sync import Client
 Row = Sequence[str]
 
 
-def ask(host: str, what: Question, *, connect_timeout_s: float, insecure_lan: bool) -> wire.Answer:
+def dial(host: str, *, connect_timeout_s: float, insecure_lan: bool) -> Client:
+    """A connection whose notices go to standard error.
+
+    Raises:
+        SdistribError: the host is no address, or another machine without --insecure-lan.
+    """
+    return Client(
+        host,
+        connect_timeout_s=connect_timeout_s,
+        insecure_lan=insecure_lan,
+        on_notice=lambda text: click.echo(clean(text), err=True),
+    )
+
+
+def ask(
+    host: str,
+    what: Question,
+    *,
+    connect_timeout_s: float,
+    insecure_lan: bool,
+    every: bool = False,
+) -> wire.Answer:
     """The manager's answer to one question.
 
     Raises:
         SdistribError: it cannot be reached, or refuses.
     """
-    with Client(
-        host,
-        connect_timeout_s=connect_timeout_s,
-        insecure_lan=insecure_lan,
-        on_notice=lambda text: click.echo(clean(text), err=True),
-    ) as client:
-        return client.ask(what)
+    with dial(host, connect_timeout_s=connect_timeout_s, insecure_lan=insecure_lan) as client:
+        return client.ask(what, every=every)
 
 
 def show_models(answer: wire.Answer, kind: str | None, *, as_json: bool) -> None:
@@ -74,7 +90,7 @@ def show_workers(answer: wire.Answer, *, as_json: bool) -> None:
 
 
 def show_queue(answer: wire.Answer, *, as_json: bool) -> None:
-    """The petitions that are not finished; JSON rows have the fields of `QueuedPetition`."""
+    """The petitions asked for; JSON rows have the fields of `QueuedPetition`."""
     if as_json:
         _write_json(_plain(petition) for petition in answer.queue)
         return
@@ -93,6 +109,19 @@ def show_queue(answer: wire.Answer, *, as_json: bool) -> None:
         for petition in answer.queue
     ]
     _write_table(header, rows, answer)
+
+
+def show_petition(row: wire.QueuedPetition, *, as_json: bool) -> None:
+    """One petition on one line: how far it is, and why it waits."""
+    if as_json:
+        _write_json([_plain(row)])
+        return
+    words = [row.state, f"{row.done}/{row.images} done"]
+    words += [f"{row.running} running"] if row.running else []
+    words += [f"{row.failed} failed"] if row.failed else []
+    words += [f"{row.ahead} pictures ahead"] if row.ahead else []
+    why = f": {row.reason}" if row.reason else ""
+    click.echo(clean(f"{row.id[:8]}: {', '.join(words)}{why}"))
 
 
 def show_status(answer: wire.Answer, *, as_json: bool) -> None:

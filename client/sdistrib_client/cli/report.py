@@ -56,6 +56,8 @@ def status_of(ending: Ending) -> int:
     """The exit status that an ending is."""
     if ending.outcome == "unreachable":
         return EXIT_UNREACHABLE
+    if ending.outcome == "unfinished":
+        return EXIT_FAILED
     if ending.error is not None:
         return ERROR_TABLE[ending.error.code].exit_status
     return EXIT_OK

@@ -46,13 +46,13 @@ def _next(queue: Queue, free: list[Worker], avoids: Avoids) -> Choice | None:
         for worker in able:
             index = _first(entry, worker, avoids)
             if index is not None:
-                entry.waiting.remove(index)
+                entry.take(index)
                 return Choice(worker, entry, index)
     return None
 
 
 def _first(entry: Entry, worker: Worker, avoids: Avoids) -> int | None:
-    for place, index in enumerate(entry.waiting):
+    for place, index in enumerate(entry.waiting()):
         if place == _LOOK_AHEAD:
             return None
         if not avoids(entry, index, worker):

@@ -1,47 +1,109 @@
-"""What a manager keeps, kept in memory: gone with the process."""
+"""What a manager keeps, kept in memory: gone with the process, as `--store memory` says."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from sdistrib.errors import StoreError
-from sdistrib.petitions import ImageState, PetitionState
 from sdistrib.protocol.codec import Buffer
-from sdistrib_manager.effects import (
-    ForgetPetition,
-    Keep,
-    KeepImage,
-    KeepPetition,
-    KeepPetitionState,
-)
+from sdistrib_manager import rows
 
 
 class MemoryStore:
     """Petitions and images in dictionaries."""
 
     def __init__(self) -> None:
-        self.bodies: dict[str, Buffer] = {}
-        self.states: dict[str, PetitionState] = {}
-        self.images: dict[str, dict[int, KeepImage]] = {}
+        self._petitions: dict[str, rows.PetitionRow] = {}
+        self._states: dict[str, rows.PetitionStateRow] = {}
+        self._images: dict[str, dict[int, rows.ImageRow]] = {}
+        self._tombstones: dict[str, rows.Tombstone] = {}
+        self._workers: dict[str, rows.WorkerRow] = {}
+        self._uptime_s = 0.0
 
-    def commit(self, keeps: Sequence[Keep]) -> None:
-        """Keep all of it."""
-        for keep in keeps:
-            match keep:
-                case KeepPetition(petition_id, body):
-                    self.bodies[petition_id] = body
-                    self.states[petition_id] = "queued"
-                    self.images[petition_id] = {}
-                case KeepPetitionState(petition_id, state):
-                    self.states[petition_id] = state
-                case KeepImage():
-                    self.images[keep.id][keep.index] = keep
-                case ForgetPetition(petition_id):
-                    for table in (self.bodies, self.states, self.images):
-                        table.pop(petition_id, None)
+    def commit(self, changes: Sequence[rows.Row]) -> None:
+        """Keep all of it, or none.
 
-    def image_state(self, petition_id: str, index: int) -> ImageState:
-        """How far an image is."""
-        kept = self.images[petition_id].get(index)
-        return kept.state if kept else "waiting"
+        Raises:
+            StoreError: a petition is there already, or an image's is not; none of it is kept.
+        """
+        self._check(changes)
+        for change in changes:
+            self._keep(change)
+
+    def _check(self, changes: Sequence[rows.Row]) -> None:
+        made: dict[str, bool] = {}
+        for change in changes:
+            match change:
+                case rows.PetitionRow():
+                    if made.get(change.id, change.id in self._petitions):
+                        raise StoreError(f"petition {change.id} is kept already")
+                    made[change.id] = True
+                case rows.ImageRow():
+                    if not made.get(change.id, change.id in self._petitions):
+                        raise StoreError(f"no petition {change.id} is kept")
+                case rows.Forget(petition_id):
+                    made[petition_id] = False
+                case _:
+                    pass
+
+    def _keep(self, change: rows.Row) -> None:
+        match change:
+            case rows.PetitionRow():
+                self._petitions[change.id] = change
+                self._states[change.id] = rows.PetitionStateRow(id=change.id, state="queued")
+                self._images[change.id] = {}
+            case rows.PetitionBodyRow():
+                if (before := self._petitions.get(change.id)) is not None:
+                    self._petitions[change.id] = rows.with_body(before, change.body)
+            case rows.PetitionStateRow():
+                if change.id in self._petitions:
+                    self._states[change.id] = change
+            case rows.ImageRow():
+                self._images[change.id][change.index] = change
+            case rows.Tombstone():
+                self._tombstones[change.id] = change
+            case rows.WorkerRow():
+                self._workers[change.name] = change
+            case rows.Clock(uptime_s):
+                self._uptime_s = uptime_s
+            case _:
+                self._forget(change)
+
+    def _forget(self, change: rows.Forget | rows.ForgetTombstone | rows.ForgetWorker) -> None:
+        match change:
+            case rows.Forget(petition_id):
+                for table in (self._petitions, self._states, self._images):
+                    table.pop(petition_id, None)
+            case rows.ForgetTombstone(petition_id):
+                self._tombstones.pop(petition_id, None)
+            case rows.ForgetWorker(name):
+                self._workers.pop(name, None)
+
+    def load(self) -> rows.Snapshot:
+        """Everything that is kept."""
+        petitions = sorted(self._petitions.values(), key=lambda row: row.number)
+        return rows.Snapshot(
+            petitions=petitions,
+            states=[self._states[row.id] for row in petitions],
+            images=[
+                image
+                for petition_id in sorted(self._images)
+                for _, image in sorted(self._images[petition_id].items())
+            ],
+            tombstones=sorted(self._tombstones.values(), key=lambda stone: stone.uptime_s),
+            workers=sorted(self._workers.values(), key=lambda row: row.name),
+            uptime_s=self._uptime_s,
+        )
+
+    def probe(self) -> None:
+        """Memory always works."""
+
+    def used_blobs(self) -> set[str]:
+        """Digests of the pictures that are still to be kept."""
+        images = (image for table in self._images.values() for image in table.values())
+        return {image.result.digest for image in images if image.result and image.kept}
+
+    def checkpoint(self) -> None:
+        """What is forgotten is gone."""
 
     def close(self) -> None:
         """Nothing is held."""
@@ -50,12 +112,15 @@ class MemoryStore:
 class MemoryBlobs:
     """Pictures in a dictionary. One that came in a single frame stays in ZeroMQ's memory."""
 
+    slow = False
+
     def __init__(self) -> None:
-        self._blobs: dict[str, Buffer] = {}
+        self._blobs: dict[str, tuple[Buffer, float]] = {}
 
     def put(self, digest: str, parts: Sequence[Buffer]) -> None:
         """Keep the bytes."""
-        self._blobs[digest] = parts[0] if len(parts) == 1 else b"".join(parts)
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._blobs[digest] = (whole, time.monotonic())
 
     def view(self, digest: str) -> Buffer:
         """The bytes.
@@ -64,10 +129,16 @@ class MemoryBlobs:
             StoreError: there are none of this digest.
         """
         try:
-            return self._blobs[digest]
+            return self._blobs[digest][0]
         except KeyError:
             raise StoreError(f"no picture of digest {digest[:16]} is kept") from None
 
     def drop(self, digest: str) -> None:
         """Forget the bytes."""
         self._blobs.pop(digest, None)
+
+    def every(self) -> Iterator[tuple[str, int, float]]:
+        """All pictures: digest, bytes, seconds since it was kept."""
+        now = time.monotonic()
+        for digest, (data, kept_at) in list(self._blobs.items()):
+            yield digest, len(data), now - kept_at

@@ -1,0 +1,319 @@
+"""What may be done with petitions: submit, attach, fetch, cancel, retry, purge."""
+
+import hashlib
+
+from sdistrib.errors import ErrorInfo, PetitionError
+from sdistrib.models import not_found, wanted_files
+from sdistrib.petitions import Petition
+from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import Buffer, decode_petition
+from sdistrib_manager import delivery, outcome
+from sdistrib_manager.clients import Client, Slot
+from sdistrib_manager.effects import Checkpoint
+from sdistrib_manager.queue import Entry, Image
+from sdistrib_manager.rows import PetitionBodyRow, PetitionRow, Tombstone
+from sdistrib_manager.state import State
+
+#: Everybody on the plain loopback port is this user.
+LOCAL = "local"
+
+
+def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> None:
+    """A petition comes, or comes again."""
+    digest = hashlib.sha256(body).hexdigest()
+    known = state.queue.entries.get(message.id)
+    stone = state.tombstones.get(message.id)
+    before = known.digest if known is not None else stone.digest if stone is not None else ""
+    if before and before != digest:
+        text = f"petition {message.id} exists with other content"
+        _refuse(state, client, message.id, state.error("conflict", text))
+        return
+    if known is not None:
+        _welcome(state, client, known, detach=message.detach)
+        return
+    if stone is not None:
+        _refuse(state, client, message.id, _buried(state, stone))
+        return
+    try:
+        entry = _entry(state, message.id, bytes(body), digest)
+    except PetitionError as error:
+        _refuse(state, client, message.id, error.info)
+        return
+    refusal = _no_room(state, entry) or _nobody_can(state, entry)
+    if refusal is not None:
+        _refuse(state, client, message.id, refusal)
+        return
+    _accept(state, entry)
+    _welcome(state, client, entry, detach=message.detach)
+
+
+def _entry(state: State, petition_id: str, body: bytes, digest: str) -> Entry:
+    petition = decode_petition(body)
+    entry = make_entry(petition_id, LOCAL, body, digest, petition)
+    entry.number = state.queue.next_number()
+    entry.accepted_wall = state.wall
+    entry.wanted = state.queue.shared(entry.wanted)
+    if petition.timeout_s:
+        entry.expires_at = state.now + petition.timeout_s
+    return entry
+
+
+def make_entry(petition_id: str, owner: str, body: bytes, digest: str, petition: Petition) -> Entry:
+    """The record of a petition, all its images fresh."""
+    params = petition.params
+    return Entry(
+        id=petition_id,
+        owner=owner,
+        body=body,
+        digest=digest,
+        model=params.model or params.diffusion_model,
+        wanted=wanted_files(params),
+        seed=petition.seed,
+        size=petition.images,
+        number=0,
+        accepted_wall=0.0,
+        cancel_on_disconnect=petition.cancel_on_disconnect,
+        open=petition.images,
+    )
+
+
+def _accept(state: State, entry: Entry) -> None:
+    entry.ahead = state.counters.waiting_images
+    state.queue.add(entry)
+    state.counters.waiting_images += entry.size
+    state.keep(
+        PetitionRow(
+            id=entry.id,
+            owner=entry.owner,
+            number=entry.number,
+            body=entry.body,
+            digest=entry.digest,
+            accepted_wall=entry.accepted_wall,
+        )
+    )
+    if entry.expires_at is not None:
+        state.keep_state(entry)
+    state.schedule_due = True
+    state.log("info", f"petition {entry.id[:8]}: {entry.size} images accepted")
+
+
+def attach(state: State, client: Client, message: wire.Attach, _: Buffer) -> None:
+    """A client wants what a petition yields: the rest of it, or with `again` all of it."""
+    entry = state.queue.entries.get(message.id)
+    if entry is None:
+        stone = state.tombstones.get(message.id)
+        error = _buried(state, stone) if stone else _unknown(state, message.id)
+        _refuse(state, client, message.id, error)
+    else:
+        _tell_accepted(state, client, entry)
+        _listen(state, client, entry, again=message.again, brief=not message.wait)
+
+
+def detach(state: State, client: Client, message: wire.Detach, _: Buffer) -> None:
+    """A client wants nothing more of a petition. What it was not seen to have stays due."""
+    entry = state.queue.entries.get(message.id)
+    if entry is not None and message.id in client.slots:
+        state.part(client, entry)
+        delivery.retire(state)
+    delivery.pump(state, client)
+
+
+def _welcome(state: State, client: Client, entry: Entry, *, detach: bool) -> None:
+    """The client knows now that the petition is kept; unless it left, it gets what it yields."""
+    _tell_accepted(state, client, entry)
+    if not detach:
+        _listen(state, client, entry)
+
+
+def _tell_accepted(state: State, client: Client, entry: Entry) -> None:
+    if entry.state == "queued":
+        entry.reason = entry.reason or outcome.why_waiting(state, entry)
+    accepted = wire.Accepted(
+        id=entry.id, state=entry.state, ahead=entry.ahead, reason=entry.reason, images=entry.size
+    )
+    state.say("client", client.route, accepted)
+
+
+def _listen(
+    state: State, client: Client, entry: Entry, *, again: bool = False, brief: bool = False
+) -> None:
+    """From now on this connection gets what the petition yields, beside those that do already."""
+    if client.route not in entry.listeners:
+        entry.listeners = (*entry.listeners, client.route)
+    entry.finished_sent = False
+    client.slots[entry.id] = Slot(brief=brief)
+    state.touch(entry)
+    delivery.offer_all(state, client, entry, again=again)
+
+
+def cancel(state: State, client: Client, message: wire.Cancel, _: Buffer) -> None:
+    """End a petition. One that is not known yet never runs: Cancel may overtake Submit."""
+    entry = state.queue.entries.get(message.id)
+    if entry is None:
+        if message.id not in state.tombstones:
+            outcome.bury(state, message.id, LOCAL, "", "cancelled")
+        state.say("client", client.route, wire.Cancelled(id=message.id))
+        return
+    if not entry.ended:
+        outcome.end(state, entry, "cancelled")
+    done = tuple(entry.indices("done"))
+    state.say("client", client.route, wire.Cancelled(id=entry.id, done=done, state=entry.state))
+
+
+def retry(state: State, client: Client, message: wire.Retry, body: Buffer) -> None:
+    """Put the images of an ended petition that have no picture back, edited if a body comes.
+
+    Sent again since its answer got lost, it finds the petition open, and that is the answer.
+    """
+    entry = state.queue.entries.get(message.id)
+    if entry is None:
+        _refuse(state, client, message.id, _unknown(state, message.id))
+        return
+    drawn = set(entry.indices("done"))
+    undone = [index for index in range(entry.size) if index not in drawn]
+    try:
+        edited = _edited(state, entry, bytes(body)) if len(body) else entry
+    except PetitionError as error:
+        _refuse(state, client, message.id, error.info)
+        return
+    if not entry.ended or not undone:
+        _nothing_to_retry(state, client, message, entry, edited)
+        return
+    refusal = _no_room(state, edited) or _nobody_can(state, edited)
+    if refusal is not None:
+        _refuse(state, client, message.id, refusal)
+        return
+    _open_again(state, entry, edited, undone)
+    _welcome(state, client, entry, detach=message.detach)
+
+
+def _nothing_to_retry(
+    state: State, client: Client, message: wire.Retry, entry: Entry, edited: Entry
+) -> None:
+    if edited.body == entry.body:
+        _welcome(state, client, entry, detach=message.detach)
+        return
+    text = f"Petition {message.id[:8]} is {entry.state}; its parameters cannot be changed now."
+    _refuse(state, client, message.id, state.error("invalid_params", text))
+
+
+def _edited(state: State, entry: Entry, body: bytes) -> Entry:
+    edited = make_entry(entry.id, entry.owner, body, entry.digest, decode_petition(body))
+    if (edited.seed, edited.size) != (entry.seed, entry.size):
+        raise PetitionError.of(
+            "invalid_params", "A retry cannot change the seed or the number of images."
+        )
+    edited.wanted = state.queue.shared(edited.wanted)
+    return edited
+
+
+def _open_again(state: State, entry: Entry, edited: Entry, undone: list[int]) -> None:
+    outcome.abandon_leases(state, entry)
+    for index in undone:
+        for issued in entry.image(index).issued.values():
+            issued.live = False
+            if edited is not entry:
+                # A late result of that attempt is a picture of the parameters of before.
+                issued.instance = ""
+    if edited is not entry:
+        state.queue.step_out(entry)
+        entry.body, entry.wanted, entry.model = edited.body, edited.wanted, edited.model
+        entry.cancel_on_disconnect = edited.cancel_on_disconnect
+        state.keep(PetitionBodyRow(id=entry.id, body=entry.body))
+    timeout_s = decode_petition(entry.body).timeout_s
+    entry.expires_at = state.now + timeout_s if timeout_s else None
+    entry.ended_uptime_s, entry.orphaned_at = 0.0, None
+    entry.move("queued")
+    state.queue.ended_petitions -= 1
+    _wait_again(state, entry, undone)
+    state.keep_state(entry)
+    state.schedule_due = True
+    state.log("info", f"petition {entry.id[:8]}: {len(undone)} images are tried again")
+
+
+def _wait_again(state: State, entry: Entry, undone: list[int]) -> None:
+    for index in undone:
+        image: Image = entry.image(index)
+        image.failures.clear()
+        image.losses = 0
+        if image.state != "waiting":
+            state.move_image(entry, image, "waiting")
+        else:
+            state.counters.waiting_images += 1
+            state.keep_image(entry, image)
+        entry.put_back(index)
+    entry.open = len(undone)
+    state.queue.open_images += len(undone)
+    state.queue.line_up(entry)
+
+
+def purge(state: State, client: Client, message: wire.Purge, _: Buffer) -> None:
+    """Forget prompts and pictures for good: of one ended petition, or of all of them."""
+    if message.id:
+        entry = state.queue.entries.get(message.id)
+        if entry is None and message.id in state.tombstones:
+            state.say("client", client.route, wire.Purged(id=message.id))
+            return
+        if entry is None or not entry.ended:
+            what = _unknown(state, message.id)
+            if entry is not None:
+                text = f"Petition {message.id[:8]} is {entry.state}; cancel it first."
+                what = state.error("invalid_params", text)
+            _refuse(state, client, message.id, what)
+            return
+        doomed = [entry]
+    else:
+        doomed = [entry for entry in state.queue if entry.ended]
+    for entry in doomed:
+        outcome.forget(state, entry)
+    state.outbox.append(Checkpoint())
+    state.say("client", client.route, wire.Purged(id=message.id, petitions=len(doomed)))
+
+
+def _refuse(state: State, client: Client, petition_id: str, error: ErrorInfo) -> None:
+    state.say("client", client.route, wire.Refused(id=petition_id, error=error))
+    state.log("info", f"petition {petition_id[:8]} refused: {error.code}")
+
+
+def _unknown(state: State, petition_id: str) -> ErrorInfo:
+    return state.error("not_found", f"No petition {petition_id} is known here.")
+
+
+def _buried(state: State, stone: Tombstone) -> ErrorInfo:
+    if stone.state == "cancelled":
+        return state.error("cancelled", f"Petition {stone.id[:8]} was cancelled.")
+    text = f"Petition {stone.id[:8]} ended as {stone.state} and is not kept any more."
+    return state.error("not_found", text)
+
+
+def _no_room(state: State, entry: Entry) -> ErrorInfo | None:
+    """`busy`, when one more petition would pass a limit, or when it could not be kept."""
+    settings, queue = state.settings, state.queue
+    if state.stopping:
+        return state.error("busy", "The manager is stopping.", retry_after_s=10.0)
+    if state.store_trouble:
+        text = f"The manager cannot keep petitions now: {state.store_trouble}."
+        return state.error("busy", text, retry_after_s=30.0)
+    kept = state.blob_bytes - state.seen_bytes
+    facts = (
+        (queue.open_petitions + 1, settings.petitions_max, "petitions"),
+        (queue.open_images + entry.size, settings.images_max, "images"),
+        (kept, settings.blob_bytes_max, "bytes of pictures not fetched"),
+    )
+    for would_be, most, what in facts:
+        if would_be > most:
+            text = f"The manager's queue is full: {most} {what} at most. Try again in 30 s."
+            return state.error("busy", text, retry_after_s=30.0)
+    return None
+
+
+def _nobody_can(state: State, entry: Entry) -> ErrorInfo | None:
+    """The refusal for files that no known worker has; None when one has them or none is known."""
+    if not len(state.roster) or state.roster.holders(entry.wanted):
+        return None
+    catalogues = [worker.catalogue for worker in state.roster]
+    for want in entry.wanted:
+        if all(files.find(want.kind, want.name) is None for files in catalogues):
+            return not_found(want, catalogues)
+    names = ", ".join(f"{want.kind} {want.name!r}" for want in entry.wanted)
+    return state.error("no_capable_worker", f"No single worker has all of: {names}.")

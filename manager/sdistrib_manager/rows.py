@@ -1,0 +1,144 @@
+"""What is kept of a manager's knowledge, and what it is rebuilt from."""
+
+import msgspec
+
+from sdistrib.errors import ErrorInfo
+from sdistrib.petitions import ImageState, PetitionState
+from sdistrib.protocol.codec import Buffer
+from sdistrib.protocol.messages import Result
+
+
+class PetitionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A petition as it was accepted."""
+
+    id: str
+    #: User that it belongs to.
+    owner: str
+    #: Order of arrival.
+    number: int
+    #: The client's own bytes.
+    body: Buffer
+    #: SHA-256 of `body`.
+    digest: str
+    #: Wall-clock second of acceptance, for display only.
+    accepted_wall: float
+
+
+class PetitionBodyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A petition's parameters were edited."""
+
+    id: str
+    body: Buffer
+
+
+class PetitionStateRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a petition is."""
+
+    id: str
+    state: PetitionState
+    #: Seconds left of its time limit while the manager runs; 0 when it has none.
+    left_s: float = 0.0
+    #: Uptime counter when it ended; 0 while it has not.
+    ended_uptime_s: float = 0.0
+
+
+class IssuedRow(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt that was issued."""
+
+    number: int
+    instance: str
+    worker: str
+    live: bool
+
+
+class ImageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An image that was granted at least once; a fresh one has no row."""
+
+    id: str
+    index: int
+    state: ImageState
+    issued: tuple[IssuedRow, ...] = ()
+    failures: tuple[ErrorInfo, ...] = ()
+    losses: int = 0
+    result: Result | None = None
+    #: The client has acknowledged the picture.
+    seen: bool = False
+    #: The picture is in the blob store.
+    kept: bool = False
+
+
+class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of a petition that was forgotten: enough to answer a resend."""
+
+    id: str
+    owner: str
+    #: SHA-256 of the body; empty when the petition was cancelled before it came.
+    digest: str
+    state: PetitionState
+    #: Uptime counter when it was made.
+    uptime_s: float
+
+
+class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that was here, so that petitions can wait for what it has."""
+
+    name: str
+    #: Its encoded inventory.
+    inventory: bytes
+    #: Wall-clock second when it was last heard, for display, and uptime counter, for forgetting.
+    seen_wall: float
+    seen_uptime_s: float
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Forget a petition and its images."""
+
+    id: str
+
+
+class ForgetTombstone(msgspec.Struct, frozen=True):
+    """Forget that a petition ever was."""
+
+    id: str
+
+
+class ForgetWorker(msgspec.Struct, frozen=True):
+    """Forget a worker."""
+
+    name: str
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """The uptime counter: seconds that managers of this state folder have run, all together."""
+
+    uptime_s: float
+
+
+Row = (
+    PetitionRow
+    | PetitionBodyRow
+    | PetitionStateRow
+    | ImageRow
+    | Tombstone
+    | WorkerRow
+    | Forget
+    | ForgetTombstone
+    | ForgetWorker
+    | Clock
+)
+
+
+def with_body(row: PetitionRow, body: Buffer) -> PetitionRow:
+    """The same petition with other parameters."""
+    return msgspec.structs.replace(row, body=body)
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """Everything that is kept."""
+
+    petitions: list[PetitionRow] = []
+    states: list[PetitionStateRow] = []
+    images: list[ImageRow] = []
+    tombstones: list[Tombstone] = []
+    workers: list[WorkerRow] = []
+    uptime_s: float = 0.0

@@ -1,0 +1,107 @@
+"""What may go wrong, and how often. Each seed chooses its own few kinds, so that they mix."""
+
+from tests.simulation.world import World
+
+#: Chance per occasion of what happens at a certain point of a program, by kind.
+AT_POINTS: dict[str, float] = {
+    "crash before commit": 0.01,
+    "crash after commit": 0.01,
+    "crash in the middle of sends": 0.002,
+    "commit fails": 0.015,
+    "disk full": 0.01,
+    "sync fails, nothing kept": 0.012,
+    "sync fails, all kept": 0.012,
+    "load fails": 0.1,
+    "probe fails": 0.4,
+    "picture not kept": 0.1,
+    "picture kept late": 0.2,
+    "picture missing": 0.08,
+    "picture damaged": 0.06,
+    "engine crashes": 0.1,
+    "engine hangs": 0.06,
+    "engine declines": 0.05,
+    "engine out of memory": 0.05,
+    "engine does not start": 0.1,
+    "file vanished": 0.04,
+    "encoding fails": 0.04,
+}
+#: Times per simulated minute of what happens at any moment, by kind.
+AT_MOMENTS: dict[str, float] = {
+    "connection breaks": 6.0,
+    "connection breaks unnoticed": 4.0,
+    "cut off to the manager": 1.5,
+    "cut off from the manager": 1.5,
+    "cut off both ways": 1.5,
+    "peer does not read": 2.0,
+    "manager does not read": 6.0,
+    "manager crashes": 2.0,
+    "manager's machine loses power": 1.0,
+    "manager is stopped": 1.5,
+    "manager pauses": 1.5,
+    "worker is killed": 2.0,
+    "worker is told to leave": 1.5,
+    "worker is told to leave at once": 1.0,
+    "worker pauses": 1.5,
+    "all workers pause, and a petition comes": 3.0,
+    "client is killed and comes back": 2.0,
+    "client is killed for good": 1.0,
+    "client pauses": 1.5,
+    "wall clock a day forward": 2.0,
+    "wall clock a day back": 2.0,
+    "cancel": 5.0,
+    "cancel by another": 5.0,
+    "cancel before submit": 2.0,
+    "attach": 5.0,
+    "fetch again": 2.0,
+    "submit again elsewhere": 4.0,
+    "retry": 10.0,
+    "purge": 6.0,
+    "purge all": 1.0,
+    "question": 2.0,
+    "inventory changes": 1.5,
+}
+#: Kinds after which work may be done twice. Nothing else excuses a second execution.
+EXCUSES: frozenset[str] = frozenset(
+    {
+        "connection breaks", "connection breaks unnoticed", "cut off to the manager",
+        "cut off from the manager", "cut off both ways", "peer does not read",
+        "manager does not read", "manager pauses", "worker is killed",
+        "worker is told to leave at once", "worker pauses", "picture missing", "picture damaged",
+        "manager's machine loses power", "retry", "worker is told to leave",
+        "all workers pause, and a petition comes",
+    }
+)  # fmt: skip
+
+
+class Faults:
+    """The kinds of one seed."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.active = True
+        calm = world.chance(0.06)
+        share = 0.0 if calm else world.rng.choice((0.08, 0.2, 0.4, 0.7))
+        kinds = [*AT_POINTS, *AT_MOMENTS]
+        self.kinds = {kind for kind in kinds if world.rng.random() < share}
+        if world.chance(0.3):
+            # Where nothing excuses it, a second execution of an image is seen at once.
+            self.kinds -= EXCUSES
+
+    def roll(self, kind: str) -> bool:
+        """Whether it goes wrong here."""
+        if not self.active or kind not in self.kinds:
+            return False
+        if self._world.rng.random() >= AT_POINTS[kind]:
+            return False
+        self.happened(kind)
+        return True
+
+    def happened(self, kind: str) -> None:
+        """Count it."""
+        self._world.faults[kind] += 1
+        if self._world.told is not None:
+            self._world.tell(f"!! {kind}")
+
+    def excuses(self) -> int:
+        """How often something happened after which work may be done twice."""
+        return sum(count for kind, count in self._world.faults.items() if kind in EXCUSES)

@@ -1,0 +1,210 @@
+"""What a manager knows after it was started anew."""
+
+import pytest
+
+from sdistrib import limits
+from sdistrib.protocol import messages as wire
+from sdistrib_manager.events import BlobMissing, StoreRecovered
+from sdistrib_manager.rows import Tombstone
+from tests.support.farm import Client, Farm, Worker, petition_id
+
+
+@pytest.fixture
+def farm() -> Farm:
+    return Farm(retention_bytes=limits.RETENTION_BYTES)
+
+
+def test_what_waited_waits_again_and_goes_out_in_the_same_order(farm):
+    client = Client(farm)
+    client.submits(1, images=2)
+    client.submits(2)
+    farm.restart()
+    worker = Worker(farm)
+    drawn = []
+    while len(drawn) < 3:
+        attempt = next(a for a in worker.attempts if (a.id, a.index) not in drawn)
+        drawn.append((attempt.id, attempt.index))
+        worker.draws(attempt)
+    assert drawn == [(petition_id(1), 0), (petition_id(1), 1), (petition_id(2), 0)]
+
+
+def test_a_worker_that_drew_on_hands_in_and_nothing_is_drawn_twice(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits(images=3)
+    running, queued = worker.attempts
+    worker.starts(running)
+    farm.restart()
+    worker.says(wire.Beat())
+    assert worker.got(wire.Identify)
+    worker.reconnects(running=(running,))
+    again = Client(farm, "new")
+    again.submits(images=3)
+    worker.draws(running)
+    assert again.pictures == [0]
+    numbers = {(a.index, a.number) for a in worker.attempts}
+    assert (0, 2) not in numbers
+    assert (2, 1) in numbers
+    assert not [a for a in worker.attempts if a.index == queued.index]
+    farm.wait(limits.RESTART_GRACE_S + 1, worker, again)
+    assert (queued.index, 2) in {(a.index, a.number) for a in worker.attempts}
+    assert pid == petition_id(1)
+
+
+def test_leased_images_of_a_worker_that_does_not_come_back_go_out_after_the_grace(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.submits()
+    worker.starts()
+    farm.restart()
+    other = Worker(farm, "gpu2")
+    farm.wait(limits.RESTART_GRACE_S - 2, other)
+    assert not other.attempts
+    farm.wait(3, other)
+    assert other.attempts[-1].number == 2
+
+
+def test_pictures_that_were_recorded_are_delivered_by_the_next_manager(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits(images=2)
+    worker.draws(worker.starts(worker.attempts[0]))
+    farm.restart()
+    again = Client(farm, "new")
+    again.says(wire.Attach(id=pid))
+    assert again.last(wire.Accepted).images == 2
+    assert again.pictures == [0]
+
+
+def test_an_ended_petition_can_be_fetched_again(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits()
+    worker.draws(worker.starts())
+    client.sees(pid, 0)
+    farm.restart()
+    again = Client(farm, "new")
+    again.says(wire.Attach(id=pid))
+    assert not again.pictures
+    assert again.last(wire.Finished).state == "done"
+    again.says(wire.Attach(id=pid, again=True))
+    assert again.pictures == [0]
+    again.sees(pid, 0)
+    assert len(again.got(wire.Finished)) == 2
+
+
+def test_the_time_limit_does_not_run_while_no_manager_does(farm):
+    client = Client(farm)
+    client.submits(timeout_s=100)
+    farm.wait(50, client)
+    farm.restart(after_s=1000)
+    again = Client(farm, "new")
+    again.submits(timeout_s=100)
+    farm.wait(40, again)
+    assert not again.got(wire.Finished)
+    farm.wait(25, again)
+    assert again.last(wire.Finished).state == "expired"
+
+
+def test_retention_counts_only_while_a_manager_runs(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits()
+    worker.draws(worker.starts())
+    client.sees(pid, 0)
+    farm.restart(after_s=limits.RETENTION_S * 2)
+    again = Client(farm, "new")
+    again.says(wire.Attach(id=pid))
+    assert again.last(wire.Finished).state == "done"
+
+
+def test_a_forgotten_petition_never_runs_again(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.submits()
+    worker.draws(worker.starts())
+    client.sees(petition_id(1), 0)
+    client.says(wire.Purge())
+    assert client.last(wire.Purged).petitions == 1
+    farm.restart()
+    again = Client(farm, "new")
+    again.submits()
+    assert again.last(wire.Refused).error.code == "not_found"
+    again.submits(prompt="something else")
+    assert again.last(wire.Refused).error.code == "conflict"
+    assert len(worker.attempts) == 1
+
+
+def test_a_cancel_that_overtakes_its_submit_holds(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.says(wire.Cancel(id=petition_id(1)))
+    assert farm.rows(Tombstone)
+    farm.restart()
+    Client(farm, "new").submits()
+    assert Client(farm, "new").last(wire.Refused).error.code == "cancelled"
+    assert not worker.attempts
+
+
+def test_what_an_absent_worker_had_is_remembered(farm):
+    Worker(farm)
+    farm.restart()
+    client = Client(farm)
+    client.submits()
+    assert "only on gpu1" in client.last(wire.Accepted).reason
+    client.submits(2, model="nope")
+    assert client.last(wire.Refused).error.code == "model_not_found"
+
+
+def test_quarantine_survives_a_restart(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.submits(images=2)
+    worker.fails(worker.starts(worker.attempts[0]))
+    farm.restart()
+    worker.reconnects()
+    farm.wait(limits.RESTART_GRACE_S + 1, worker)
+    poison = [a for a in worker.attempts if a.index == 0][-1]
+    worker.fails(worker.starts(poison))
+    again = Client(farm, "new")
+    again.submits(images=2)
+    last = [a for a in worker.attempts if a.index == 1][-1]
+    worker.draws(worker.starts(last))
+    again.sees(petition_id(1), 1)
+    assert again.last(wire.Finished).failures[0].error.code == "quarantined"
+
+
+def test_a_retry_draws_what_failed_and_keeps_what_is_done(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits(images=2)
+    worker.draws(worker.starts(next(a for a in worker.attempts if a.index == 1)))
+    client.sees(pid, 1)
+    worker.fails(worker.starts(next(a for a in worker.attempts if a.index == 0)), "unsupported")
+    assert client.last(wire.Finished).state == "failed"
+    farm.restart()
+    worker.reconnects()
+    again = Client(farm, "new")
+    again.says(wire.Retry(id=pid))
+    attempt = worker.attempts[-1]
+    assert (attempt.index, attempt.number) == (0, 2)
+    worker.draws(worker.starts(attempt))
+    again.sees(pid, 0)
+    assert again.last(wire.Finished).done == (0, 1)
+
+
+def test_while_the_store_is_in_trouble_nothing_new_is_taken_and_nothing_is_lost(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits(images=2)
+    running = worker.starts(worker.attempts[0])
+    farm.manager.state.store_trouble = "the disk is full"
+    client.submits(2)
+    assert client.last(wire.Refused).error.code == "busy"
+    worker.draws(running)
+    assert not worker.got(wire.ResultRecorded)
+    farm.happen(StoreRecovered())
+    worker.draws(running)
+    assert worker.got(wire.ResultRecorded)
+    assert client.pictures == [0]
+    assert pid
+
+
+def test_a_picture_that_vanished_before_anybody_had_it_is_drawn_again(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.submits(images=2)
+    worker.draws(worker.starts(worker.attempts[0]))
+    digest = client.last(wire.Result).digest
+    farm.happen(BlobMissing(digest, "it is damaged"))
+    farm.turn()
+    assert [a.number for a in worker.attempts if a.index == 0] == [1, 2]

@@ -1,0 +1,81 @@
+"""What the simulation found in the machines, each as the shortest way to it."""
+
+import pytest
+
+from sdistrib import limits
+from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import encode
+from sdistrib_client import effects, events
+from sdistrib_client.requests import Requests
+from sdistrib_manager import effects as fx
+from sdistrib_manager.events import StoreRecovered
+from sdistrib_manager.rows import ImageRow
+from tests.support.farm import Client, Farm, Worker, petition_id
+
+
+@pytest.fixture
+def farm() -> Farm:
+    return Farm()
+
+
+def test_a_worker_that_was_only_slow_gets_what_waited_meanwhile(farm):
+    worker = Worker(farm)
+    farm.wait(limits.SUSPECT_S + 1)
+    Client(farm).submits()
+    assert not worker.attempts
+    worker.says(wire.Beat())
+    assert worker.attempts
+
+
+def test_a_hello_on_a_standing_connection_gets_again_what_was_under_way(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.submits(images=2)
+    worker.draws(worker.starts(worker.attempts[0]))
+    assert client.pictures == [0]
+    for _ in range(2):
+        client.says(wire.ClientHello(protocols=(1,), software="client test"))
+    client.submits(images=2)
+    assert client.pictures == [0, 0]
+
+
+def test_an_image_that_fails_is_nobodys_lease_any_more(farm):
+    farm.settings.attempts_max = 1
+    client, away = Client(farm), Worker(farm, "away")
+    client.submits()
+    attempt = away.starts()
+    away.breaks()
+    other = Worker(farm, "here")
+    other.fails(other.starts())
+    assert client.last(wire.Finished).state == "failed"
+    assert not any(worker.leases for worker in farm.manager.state.roster)
+    away.reconnects(running=(attempt,))
+    assert away.last(wire.Abandon).attempt == attempt
+
+
+def test_no_picture_goes_while_its_row_cannot_be_kept(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits(images=2)
+    worker.draws(worker.starts(worker.attempts[0]))
+    farm.manager.state.store_trouble = "the disk is full"
+    client.sees(pid, 0)
+    assert not farm.kept(fx.DropBlob)
+    farm.happen(StoreRecovered())
+    assert farm.kept(fx.DropBlob)
+    assert [row.kept for row in farm.rows(ImageRow)][-1] is False
+
+
+def test_pictures_that_an_earlier_process_saw_are_asked_for_once():
+    requests = Requests("manager:4133", "client test", 0.0)
+
+    def hear(message: wire.Message) -> list[effects.Effect]:
+        return requests.handle(events.FramesReceived(encode(message)), 0.0)
+
+    hear(wire.Welcome(protocol=1, software="manager test"))
+    pid = petition_id(1)
+    requests.handle(events.PetitionMade(pid, b"body", 2), 0.0)
+    (again,) = hear(wire.Finished(id=pid, state="done", done=(0, 1)))
+    assert again == effects.Send(wire.Attach(id=pid, again=True))
+    (end,) = hear(wire.Finished(id=pid, state="done", done=(0, 1)))
+    assert isinstance(end, effects.End)
+    assert end.ending.error is not None
+    assert end.ending.error.code == "not_found"
