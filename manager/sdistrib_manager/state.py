@@ -8,7 +8,7 @@ from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.liveness import Liveness
 from sdistrib.petitions import IMAGE_ENDS, ImageState
 from sdistrib.protocol.codec import Buffer
-from sdistrib.protocol.messages import Attempt, Message, Result
+from sdistrib.protocol.messages import Attempt, Message, Result, ResultRefused
 from sdistrib.transfer import Incoming
 from sdistrib_manager.clients import Client
 from sdistrib_manager.effects import Effect, Keep, Log, Send
@@ -194,8 +194,20 @@ class State:
             entry.open -= 1
             self.queue.open_images -= 1
             counters.done_images += to == "done"
+            self._drop_arrivals(entry, image)
         self.keep_image(entry, image)
         self.touch(entry)
+
+    def _drop_arrivals(self, entry: Entry, image: Image) -> None:
+        """Half pictures of an image that has ended: the rest is not wanted, and may never come."""
+        for key, here in list(self.arriving.items()):
+            attempt = here.result.attempt
+            if (attempt.id, attempt.index) != (entry.id, image.index) or here.storing:
+                continue
+            del self.arriving[key]
+            if (worker := self.roster.by_instance.get(key[0])) is not None:
+                reason = f"the image is {image.state}"
+                self.tell_worker(worker, ResultRefused(attempt=attempt, reason=reason))
 
     def error(self, code: ErrorCode, message: str, **facts: object) -> ErrorInfo:
         """An error that happened here."""
