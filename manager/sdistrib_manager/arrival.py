@@ -20,11 +20,11 @@ def result(state: State, worker: Worker, message: wire.Result, body: Buffer) -> 
     if reason:
         _refuse(state, worker, message.attempt, reason)
         return
-    key = (worker.instance, message.digest)
-    here = state.arriving.get(key)
-    if here is None or here.result.attempt != message.attempt:
+    key = (worker.instance, message.attempt)
+    here = state.arriving.pop(key, None)
+    if here is None or here.incoming.digest != message.digest:
         here = Arrival(message, Incoming(message.digest, message.size_bytes))
-        state.arriving[key] = here
+    state.arriving[key] = here  # as the newest
     if here.storing:
         return
     if len(body):
@@ -36,12 +36,23 @@ def result(state: State, worker: Worker, message: wire.Result, body: Buffer) -> 
 
 def chunk(state: State, worker: Worker, message: wire.Chunk, body: Buffer) -> None:
     """A piece of a picture. One that belongs to nothing is of a result that was refused."""
-    here = state.arriving.get((worker.instance, message.digest))
-    if here is None or here.storing:
+    here = _transfer(state, worker, message.digest)
+    if here is None:
         return
     _take(state, worker, here, message.offset, body)
     seen = wire.ChunkSeen(digest=message.digest, offset=here.incoming.received)
     state.tell_worker(worker, seen)
+
+
+def _transfer(state: State, worker: Worker, digest: str) -> Arrival | None:
+    """The picture that the worker sends in pieces, of those with this digest the newest offered.
+
+    Images may have equal pictures; by the protocol they come one after the other.
+    """
+    for (instance, _), here in reversed(state.arriving.items()):
+        if (instance, here.incoming.digest) == (worker.instance, digest) and not here.storing:
+            return here
+    return None
 
 
 def _fence(state: State, worker: Worker, message: wire.Result) -> str:
@@ -80,7 +91,7 @@ def _take(state: State, worker: Worker, here: Arrival, offset: int, piece: Buffe
 def _damaged(state: State, worker: Worker, here: Arrival, reason: str) -> None:
     """The bytes are not those announced: the attempt is a failure of its worker."""
     attempt = here.result.attempt
-    del state.arriving[worker.instance, here.result.digest]
+    del state.arriving[worker.instance, attempt]
     _refuse(state, worker, attempt, reason)
     found = state.find(attempt)
     if found is not None and found[1].state == "leased":
@@ -98,7 +109,7 @@ def _damaged(state: State, worker: Worker, here: Arrival, reason: str) -> None:
 def stored(state: State, digest: str) -> None:
     """A picture is kept: record it for every result that offered it."""
     for key, here in list(state.arriving.items()):
-        if key[1] == digest and here.storing:
+        if here.storing and here.incoming.digest == digest:
             del state.arriving[key]
             worker = state.roster.by_instance.get(key[0])
             _record(state, worker, here.result)
@@ -110,7 +121,7 @@ def stored(state: State, digest: str) -> None:
 def failed(state: State, digest: str, reason: str) -> None:
     """A picture could not be kept: it is not acknowledged, and its worker offers it again later."""
     for key, here in list(state.arriving.items()):
-        if key[1] == digest and here.storing:
+        if here.storing and here.incoming.digest == digest:
             del state.arriving[key]
     state.log("error", f"a picture could not be kept: {reason}")
 

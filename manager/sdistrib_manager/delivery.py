@@ -125,6 +125,9 @@ def store_recovered(state: State) -> None:
         image = entry.images.get(index) if entry else None
         if entry is not None and image is not None:
             state.keep_image(entry, image, soft=True)
+    for worker in state.roster.present():
+        # Results offered meanwhile got no answer: a worker that says hello again hands them in.
+        state.tell_worker(worker, wire.Identify())
     retire(state)
 
 
@@ -146,8 +149,8 @@ def drop_picture(state: State, entry: Entry, image: Image) -> None:
 
 def drop_unused(state: State, digest: str) -> None:
     """No image needs this picture. One that is being kept anew is looked at when that is done."""
-    storing = any(key[1] == digest and here.storing for key, here in state.arriving.items())
-    if not storing:
+    arriving = state.arriving.values()
+    if not any(here.storing and here.incoming.digest == digest for here in arriving):
         state.outbox.append(DropBlob(digest))
 
 

@@ -10,16 +10,12 @@ from sdistrib.models import Catalogue
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_inventory
-from sdistrib_manager import arrival, outcome
+from sdistrib_manager import arrival, outcome, restore
 from sdistrib_manager.queue import Issued
 from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import ForgetWorker, WorkerRow
 from sdistrib_manager.scheduler import fifo
 from sdistrib_manager.state import State
-
-#: Live attempts at one image.
-_LIVE_MAX = 2
-
 
 #: Attempts at one image that may run at a time: one, and that of a worker that was only slow.
 _LIVE_MAX = 2
@@ -94,8 +90,14 @@ def _warn_of_twin(state: State, name: str) -> None:
 def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> None:
     """After a hello: what the worker does not know of is lost, what nobody wants is dropped."""
     claimed = {*hello.running, *hello.holding}
-    for attempt, lease in list(worker.leases.items()):
-        if attempt not in claimed:
+    leases = list(worker.leases.values())
+    if state.grace_until:
+        # Of leases from before the start only the images know; what this one does not have goes
+        # out at once, for the grace is for workers that have not reported yet.
+        before = restore.leased_before(state, worker.instance)
+        leases += [Lease(attempt, state.now) for attempt in before - worker.leases.keys()]
+    for lease in leases:
+        if lease.attempt not in claimed:
             _release(state, worker, lease, began=False)
     for attempt in claimed - worker.leases.keys():
         found = state.find(attempt)
@@ -283,11 +285,6 @@ def _unpark(state: State, worker: Worker) -> None:
         live = sum(other.live for other in image.issued.values())
         # Two others are at it already; a result from here would still count.
         if issued.live or live >= _LIVE_MAX or image.state in IMAGE_ENDS:
-            continue
-        if sum(one.live for one in image.issued.values()) >= _LIVE_MAX:
-            del worker.leases[lease.attempt]
-            state.tell_worker(worker, wire.Abandon(attempt=lease.attempt))
-            state.schedule_due = True
             continue
         issued.live = True
         if image.state == "waiting":

@@ -12,7 +12,7 @@ from sdistrib.liveness import Liveness
 from sdistrib.models import Catalogue
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol.codec import decode_inventory, decode_petition
-from sdistrib.protocol.messages import EngineFacts
+from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_manager.door import make_entry
 from sdistrib_manager.queue import Entry, Image, Issued
 from sdistrib_manager.roster import Worker
@@ -119,6 +119,17 @@ def _restore_workers(state: State, snapshot: Snapshot) -> None:
             present=False,
         )
         state.roster.by_instance[worker.instance] = worker
+
+
+def leased_before(state: State, instance: str) -> set[Attempt]:
+    """Live attempts at leased images that this worker process was given."""
+    return {
+        Attempt(entry.id, index, number)
+        for entry in state.queue
+        for index in entry.indices("leased")
+        for number, issued in entry.image(index).issued.items()
+        if issued.live and issued.instance == instance
+    }
 
 
 def end_grace(state: State) -> list[tuple[Entry, Image]]:

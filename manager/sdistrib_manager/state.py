@@ -76,8 +76,8 @@ class State:
     outbox: list[Effect] = field(default_factory=list)
     #: Petitions whose progress changed.
     dirty: set[str] = field(default_factory=set)
-    #: Pictures that are arriving or being kept, by worker process and digest.
-    arriving: dict[tuple[str, str], Arrival] = field(default_factory=dict)
+    #: Pictures that are arriving or being kept, by worker process and attempt.
+    arriving: dict[tuple[str, Attempt], Arrival] = field(default_factory=dict)
     #: What is left of petitions that were forgotten, oldest first.
     tombstones: dict[str, Tombstone] = field(default_factory=dict)
     #: Pictures that clients have seen and that are still kept, oldest first.

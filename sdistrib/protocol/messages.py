@@ -83,7 +83,7 @@ class Fault(Message, frozen=True, kw_only=True):
 
 
 class Identify(Message, frozen=True, kw_only=True):
-    """I have no session with you (I restarted, or gave you up): send your hello again."""
+    """Send your hello again: I restarted, or gave you up, or could not take what you offered."""
 
 
 class Chunk(Message, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ import pytest
 from sdistrib import limits
 from sdistrib.protocol import messages as wire
 from sdistrib_manager import effects as fx
+from sdistrib_manager.events import BlobStored
 from tests.support.farm import Client, Farm, Worker
 
 
@@ -120,3 +121,53 @@ def _draw_in_pieces(worker: Worker, attempt: wire.Attempt, size: int) -> bytes:
         piece = data[offset : offset + limits.CHUNK_BYTES]
         worker.says(wire.Chunk(digest=head.digest, offset=offset), piece)
     return data
+
+
+def test_equal_pictures_that_come_while_the_first_is_being_kept_are_both_recorded(farm):
+    farm.slow_disk = True
+    client, worker = Client(farm), Worker(farm)
+    for number in (1, 2):
+        client.submits(number)
+    for attempt in worker.attempts:
+        data = worker.draws(worker.starts(attempt), data=b"the same picture")
+    assert not worker.got(wire.ResultRecorded)
+    farm.happen(BlobStored(hashlib.sha256(data).hexdigest()))
+    assert [one.attempt for one in worker.got(wire.ResultRecorded)] == worker.attempts[:2]
+    assert len(client.pictures) == 2
+    # The second put was another of the same bytes; nothing is left to be done when it ends.
+    farm.happen(BlobStored(hashlib.sha256(data).hexdigest()))
+    assert not farm.kept(fx.DropBlob)
+    assert not farm.manager.state.arriving
+
+
+def test_equal_large_pictures_come_in_pieces_one_after_the_other(farm):
+    farm.slow_disk = True
+    client, worker = Client(farm), Worker(farm)
+    for number in (1, 2):
+        client.submits(number)
+    data = bytes(limits.CHUNK_BYTES + 1)
+    for attempt in worker.attempts[:2]:
+        head = worker.result(worker.starts(attempt), data)
+        worker.says(head)
+        assert worker.last(wire.ChunkSeen).offset == 0
+        for offset in (0, limits.CHUNK_BYTES):
+            piece = data[offset : offset + limits.CHUNK_BYTES]
+            worker.says(wire.Chunk(digest=head.digest, offset=offset), piece)
+        assert worker.last(wire.ChunkSeen).offset == len(data)
+    farm.happen(BlobStored(head.digest))
+    assert len(worker.got(wire.ResultRecorded)) == 2
+    assert client.got(wire.Result)
+
+
+def test_of_two_equal_pictures_cut_short_the_one_offered_last_gets_the_pieces(farm):
+    client, worker = Client(farm), Worker(farm)
+    for number in (1, 2):
+        client.submits(number)
+    data = bytes(limits.CHUNK_BYTES + 1)
+    first, second = (worker.result(worker.starts(a), data) for a in worker.attempts[:2])
+    for head in (first, second, first):
+        worker.says(head)
+    for offset in (0, limits.CHUNK_BYTES):
+        piece = data[offset : offset + limits.CHUNK_BYTES]
+        worker.says(wire.Chunk(digest=first.digest, offset=offset), piece)
+    assert [one.attempt for one in worker.got(wire.ResultRecorded)] == [first.attempt]

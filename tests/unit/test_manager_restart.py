@@ -43,11 +43,39 @@ def test_a_worker_that_drew_on_hands_in_and_nothing_is_drawn_twice(farm):
     assert again.pictures == [0]
     numbers = {(a.index, a.number) for a in worker.attempts}
     assert (0, 2) not in numbers
-    assert (2, 1) in numbers
-    assert not [a for a in worker.attempts if a.index == queued.index]
+    # What the worker had not begun goes out anew as soon as it has said so, at no cost.
+    assert (queued.index, 2) in numbers
+    image = farm.manager.state.queue.entries[pid].images[queued.index]
+    assert (image.losses, image.failures) == (0, [])
     farm.wait(limits.RESTART_GRACE_S + 1, worker, again)
-    assert (queued.index, 2) in {(a.index, a.number) for a in worker.attempts}
-    assert pid == petition_id(1)
+    assert (0, 2) not in {(a.index, a.number) for a in worker.attempts}
+
+
+def test_images_of_a_worker_that_reports_without_them_do_not_wait_for_the_grace(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.submits(images=2)
+    worker.starts(worker.attempts[0])
+    farm.restart()
+    other = Worker(farm, "gpu2")
+    assert not other.attempts, "its own worker has not reported yet"
+    worker.reconnects(holding=(worker.attempts[0],))
+    granted = {(a.index, a.number) for a in (*worker.attempts, *other.attempts)}
+    assert granted == {(1, 2)}
+
+
+def test_a_second_attempt_elsewhere_keeps_its_lease_when_the_first_worker_lacks_it(farm):
+    client, slow = Client(farm), Worker(farm)
+    client.submits()
+    farm.wait(limits.SUSPECT_S + 1, client)
+    other = Worker(farm, "gpu2")
+    running = other.starts()
+    slow.says(wire.Beat())
+    farm.restart()
+    slow.reconnects()
+    other.reconnects(running=(running,))
+    farm.wait(limits.RESTART_GRACE_S + 1, slow, other)
+    assert not slow.attempts
+    assert not other.attempts
 
 
 def test_leased_images_of_a_worker_that_does_not_come_back_go_out_after_the_grace(farm):
@@ -193,7 +221,10 @@ def test_while_the_store_is_in_trouble_nothing_new_is_taken_and_nothing_is_lost(
     assert client.last(wire.Refused).error.code == "busy"
     worker.draws(running)
     assert not worker.got(wire.ResultRecorded)
+    assert not worker.got(wire.Identify)
     farm.happen(StoreRecovered())
+    assert len(worker.got(wire.Identify)) == 1, "it hands in at once and not when it tires"
+    worker.hello(holding=(running,))
     worker.draws(running)
     assert worker.got(wire.ResultRecorded)
     assert client.pictures == [0]
@@ -208,3 +239,12 @@ def test_a_picture_that_vanished_before_anybody_had_it_is_drawn_again(farm):
     farm.happen(BlobMissing(digest, "it is damaged"))
     farm.turn()
     assert [a.number for a in worker.attempts if a.index == 0] == [1, 2]
+
+
+def test_after_disk_trouble_workers_that_are_away_are_not_spoken_to(farm):
+    here, away = Worker(farm), Worker(farm, "gpu2")
+    away.breaks()
+    farm.manager.state.store_trouble = "the disk is full"
+    farm.happen(StoreRecovered())
+    assert here.got(wire.Identify)
+    assert not away.got(wire.Identify)
