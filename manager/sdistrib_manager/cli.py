@@ -11,7 +11,7 @@ import click
 from platformdirs import user_state_path
 
 from sdistrib import limits, log
-from sdistrib.errors import EXIT_USAGE, ConfigError, StoreError
+from sdistrib.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, StoreError
 from sdistrib.transport import CLIENT_PORT, WORKER_PORT, Address, Router, zmq_context
 from sdistrib.version import SOFTWARE, VERSION
 from sdistrib_manager.events import Port
@@ -23,6 +23,10 @@ _log = logging.getLogger("sdistrib.manager")
 
 #: Time that peers have to read our goodbye before their connections break.
 _GOODBYE_S = 0.3
+_STORE_ADVICE = (
+    "Check that disk and folder and start again; what is damaged can be replaced by its backup,"
+    " and --state takes another folder."
+)
 
 
 @click.command(
@@ -119,9 +123,12 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option, as click has it
             retention_bytes=retention_bytes if store == "sqlite" else 0,
         )
         run(bind, client_port, worker_port, open_storage(settings, store, state))
-    except (ConfigError, StoreError) as error:
+    except ConfigError as error:
         click.echo(f"sdistrib-manager: {error}", err=True)
         sys.exit(EXIT_USAGE)
+    except StoreError as error:
+        click.echo(f"sdistrib-manager: {error}. {_STORE_ADVICE}", err=True)
+        sys.exit(EXIT_FAILED)
 
 
 def check_bind(bind: str, *, insecure_lan: bool) -> None:
@@ -161,7 +168,7 @@ def run(bind: str, client_port: int, worker_port: int, storage: Storage) -> None
 
     Raises:
         ConfigError: a port cannot be bound.
-        StoreError: what is kept cannot be read.
+        StoreError: what is kept cannot be read, or neither written nor read any more.
     """
     host = "127.0.0.1" if bind == "localhost" else bind
     with zmq_context() as context:

@@ -63,6 +63,8 @@ class Loop:
         self._manager: Manager = storage.manager(clock(), time.time())
         self._events: deque[Event] = deque()
         self._running = True
+        #: Why it cannot go on; raised when everything is closed.
+        self._failure: StoreError | None = None
         #: Pictures to forget at the end of the turn, unless one of them is put again in it.
         self._doomed: set[str] = set()
         self._watch = Watch()
@@ -89,7 +91,11 @@ class Loop:
             os.write(self._wake_write, b"\0")
 
     def run(self) -> None:
-        """Turn until stopped."""
+        """Turn until stopped.
+
+        Raises:
+            StoreError: what is kept can neither be written nor read back.
+        """
         try:
             woke_at = self._clock()
             while self._running:
@@ -106,6 +112,8 @@ class Loop:
             self._storage.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
+        if self._failure is not None:
+            raise self._failure
 
     def turn(self) -> None:
         """Handle everything that is readable, then keep, commit and send what follows from it."""
@@ -131,13 +139,14 @@ class Loop:
 
     def _start_over(self, error: StoreError) -> None:
         """Nothing of this turn happened: what is kept is all that is known, and peers resync."""
-        _log.error("%s; nothing new is accepted until writing works again", error)
         self._doomed.clear()
         try:
             self._manager = self._storage.manager(self._clock(), time.time(), trouble=str(error))
-        except StoreError:
-            _log.exception("what is kept cannot be read either; stopping")
+        except StoreError as worse:
+            self._failure = StoreError(f"{error}; nor read it back: {worse}")
             self._running = False
+        else:
+            _log.error("%s; nothing new is accepted until writing works again", error)
 
     def _handle(self, event: Event, outbox: list[fx.Effect]) -> None:
         pending: list[Event] = [event]

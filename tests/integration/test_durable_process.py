@@ -6,6 +6,7 @@ counted where the work is done.
 
 import asyncio
 import json
+import resource
 import signal
 import sqlite3
 from collections import Counter
@@ -364,6 +365,40 @@ def test_a_second_manager_on_the_same_folder_is_refused(farm):
     assert second.ends() == 2
     assert f"Another manager uses {farm.state}" in second.errors
     assert "Traceback" not in second.errors
+
+
+def _damage(state: Path) -> None:
+    for path in state.glob("state.db*"):
+        path.write_bytes(b"?" * path.stat().st_size)
+
+
+def test_a_manager_whose_disk_fails_for_good_ends_with_one_sentence_and_a_status(farm):
+    farm.detached()
+    # From now on nothing more can be written, and what is there cannot be read back.
+    _damage(farm.state)
+    resource.prlimit(farm.manager.pid, resource.RLIMIT_FSIZE, (0, 0))
+    client = farm.wish("--detach")
+    assert farm.manager.ends() == 1
+    (last,) = [line for line in farm.manager.lines if "cannot write" in line]
+    assert last == farm.manager.lines[-1]
+    assert last.startswith(f"sdistrib-manager: cannot write {farm.state / 'state.db'}: ")
+    assert "nor read it back" in last
+    assert "start again" in last
+    assert "Traceback" not in farm.manager.errors
+    client.signals(signal.SIGTERM)
+
+
+def test_a_damaged_database_is_named_and_not_started_on(farm):
+    farm.manager.signals(signal.SIGTERM)
+    assert farm.manager.ends() == 0
+    _damage(farm.state)
+    broken = farm.start(
+        "sdistrib_manager", "--client-port", "0", "--worker-port", "0", "--state", str(farm.state)
+    )
+    assert broken.ends() == 1
+    assert f"cannot use {farm.state / 'state.db'}" in broken.errors
+    assert "start again" in broken.errors
+    assert "Traceback" not in broken.errors
 
 
 def test_a_database_of_a_newer_version_is_refused_with_its_version(farm):
