@@ -251,23 +251,26 @@ def purge(state: State, client: Client, message: wire.Purge, _: Buffer) -> None:
     """Forget prompts and pictures for good: of one ended petition, or of all of them."""
     if message.id:
         entry = state.queue.entries.get(message.id)
-        if entry is None and message.id in state.tombstones:
-            state.say("client", client.route, wire.Purged(id=message.id))
+        if entry is None and message.id not in state.tombstones:
+            _refuse(state, client, message.id, _unknown(state, message.id))
             return
-        if entry is None or not entry.ended:
-            what = _unknown(state, message.id)
-            if entry is not None:
-                text = f"Petition {message.id[:8]} is {entry.state}; cancel it first."
-                what = state.error("invalid_params", text)
-            _refuse(state, client, message.id, what)
+        if entry is not None and not entry.ended:
+            text = f"Petition {message.id[:8]} is {entry.state}; cancel it first."
+            _refuse(state, client, message.id, state.error("invalid_params", text))
             return
-        doomed = [entry]
+        doomed = [entry] if entry is not None else []
+        damaged = [message.id] if message.id in state.damaged else []
     else:
         doomed = [entry for entry in state.queue if entry.ended]
+        damaged = list(state.damaged)
     for entry in doomed:
         outcome.forget(state, entry)
-    state.outbox.append(Checkpoint())
-    state.say("client", client.route, wire.Purged(id=message.id, petitions=len(doomed)))
+    for petition_id in damaged:
+        outcome.forget_damaged(state, petition_id)
+    forgotten = len(doomed) + len(damaged)
+    if forgotten or not message.id:
+        state.outbox.append(Checkpoint())
+    state.say("client", client.route, wire.Purged(id=message.id, petitions=forgotten))
 
 
 def _refuse(state: State, client: Client, petition_id: str, error: ErrorInfo) -> None:
@@ -283,6 +286,8 @@ def _buried(state: State, stone: Tombstone) -> ErrorInfo:
     if stone.state == "cancelled":
         return state.error("cancelled", f"Petition {stone.id[:8]} was cancelled.")
     text = f"Petition {stone.id[:8]} ended as {stone.state} and is not kept any more."
+    if stone.id in state.damaged:
+        text = f"Petition {stone.id[:8]} is kept as failed: this manager cannot read it back."
     return state.error("not_found", text)
 
 

@@ -248,6 +248,8 @@ def _keep_clock(state: State) -> None:
         if entry.expires_at is not None and not entry.ended:
             state.keep_state(entry)
     for petition_id, stone in list(state.tombstones.items()):
+        if petition_id in state.damaged:
+            continue
         too_many = len(state.tombstones) > limits.TOMBSTONES_MAX
         if not too_many and state.uptime_s - stone.uptime_s < limits.TOMBSTONE_S:
             break
@@ -284,6 +286,16 @@ def forget(state: State, entry: Entry) -> None:
     state.queue.forget(entry)
     state.keep(Forget(entry.id))
     bury(state, entry.id, entry.owner, entry.digest, entry.state)
+
+
+def forget_damaged(state: State, petition_id: str) -> None:
+    """Drop what is kept of a petition that cannot be read back; its tombstone stays."""
+    pictures = state.damaged.pop(petition_id)
+    others = frozenset[str]().union(*state.damaged.values())
+    for digest in sorted(pictures - others - state.blob_uses.keys()):
+        delivery.drop_unused(state, digest)
+    state.keep(Forget(petition_id))
+    state.keep(state.tombstones[petition_id])
 
 
 def bury(state: State, petition_id: str, owner: str, digest: str, end_state: PetitionState) -> None:

@@ -44,13 +44,15 @@ def _restore_petition(
         petition = decode_petition(row.body)
         entry = make_entry(row.id, row.owner, bytes(row.body), row.digest, petition)
     except PetitionError as error:
-        # Damaged, or of a version that allowed more. It stays on the disk; here it is a petition
-        # that has failed, so that neither its id nor its number is given out again.
+        # Damaged, or of a version that allowed more. It stays on the disk until it is purged; here
+        # it is a petition that has failed, so that neither its id nor its number is given again.
         state.log("error", f"petition {row.id[:8]} as kept makes no sense: {error}")
         state.queue.number_taken(row.number)
         state.tombstones[row.id] = Tombstone(
             id=row.id, owner=row.owner, digest=row.digest, state="failed", uptime_s=state.uptime_s
         )
+        pictures = (image.result for image in images if image.kept)
+        state.damaged[row.id] = frozenset(result.digest for result in pictures if result)
         return
     entry.wanted = state.queue.shared(entry.wanted)
     entry.number, entry.accepted_wall = row.number, row.accepted_wall

@@ -80,6 +80,9 @@ class State:
     arriving: dict[tuple[str, Attempt], Arrival] = field(default_factory=dict)
     #: What is left of petitions that were forgotten, oldest first.
     tombstones: dict[str, Tombstone] = field(default_factory=dict)
+    #: Petitions that are kept and cannot be read back, with the digests of their pictures. Each has
+    #: a tombstone here, which is kept only when they are purged.
+    damaged: dict[str, frozenset[str]] = field(default_factory=dict)
     #: Pictures that clients have seen and that are still kept, oldest first.
     seen_pictures: deque[tuple[str, int]] = field(default_factory=deque)
     #: Their bytes.

@@ -4,8 +4,9 @@ import pytest
 
 from sdistrib import limits
 from sdistrib.protocol import messages as wire
+from sdistrib_manager import effects as fx
 from sdistrib_manager.events import BlobMissing, StoreRecovered
-from sdistrib_manager.rows import Tombstone
+from sdistrib_manager.rows import PetitionBodyRow, Tombstone
 from tests.support.farm import Client, Farm, Worker, petition_id
 
 
@@ -248,3 +249,64 @@ def test_after_disk_trouble_workers_that_are_away_are_not_spoken_to(farm):
     farm.happen(StoreRecovered())
     assert here.got(wire.Identify)
     assert not away.got(wire.Identify)
+
+
+def _spoil(farm: Farm, pid: str) -> None:
+    """What is kept of this petition's parameters makes no sense any more."""
+    farm.store.commit([PetitionBodyRow(id=pid, body=b"\xc1")])
+
+
+def _drawn(farm: Farm, client: Client, worker: Worker, number: int, data: bytes) -> str:
+    pid = client.submits(number)
+    worker.draws(worker.starts(next(a for a in worker.attempts if a.id == pid)), data=data)
+    return pid
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by id", "all"])
+def test_what_cannot_be_read_back_is_purged_from_the_disk_too(farm, named):
+    client, worker = Client(farm), Worker(farm)
+    pid = _drawn(farm, client, worker, 1, b"one")
+    digest = client.last(wire.Result).digest
+    _spoil(farm, pid)
+    farm.restart()
+    again = Client(farm, "new")
+    again.says(wire.Attach(id=pid))
+    assert "cannot read it back" in again.last(wire.Refused).error.message
+    assert farm.store.load().petitions
+    again.says(wire.Purge(id=pid if named else ""))
+    assert again.last(wire.Purged).petitions == 1
+    kept = farm.store.load()
+    assert (kept.petitions, kept.images, [stone.id for stone in kept.tombstones]) == ([], [], [pid])
+    assert farm.kept(fx.DropBlob) == [fx.DropBlob(digest)]
+    assert farm.kept(fx.Checkpoint)
+    # Once is enough, and the id is never used again.
+    again.says(wire.Purge(id=pid))
+    assert again.last(wire.Purged).petitions == 0
+    again.submits(1)
+    assert "not kept any more" in again.last(wire.Refused).error.message
+
+
+def test_pictures_that_another_petition_shows_as_well_outlive_the_damaged_one(farm):
+    client, worker = Client(farm), Worker(farm)
+    damaged = [_drawn(farm, client, worker, number, b"same") for number in (1, 2)]
+    _drawn(farm, client, worker, 3, b"same")
+    for pid in damaged:
+        _spoil(farm, pid)
+    farm.restart()
+    again = Client(farm, "new")
+    for pid in damaged:
+        again.says(wire.Purge(id=pid))
+    assert not farm.kept(fx.DropBlob)
+    again.says(wire.Purge(id=petition_id(3)))
+    assert len(farm.kept(fx.DropBlob)) == 1
+
+
+def test_the_id_of_what_cannot_be_read_back_is_taken_for_as_long_as_it_is_kept(farm):
+    client = Client(farm)
+    pid = client.submits(1)
+    _spoil(farm, pid)
+    farm.restart()
+    farm.turn(limits.TOMBSTONE_S + limits.CLOCK_KEEP_S)
+    again = Client(farm, "new")
+    again.submits(1)
+    assert again.last(wire.Refused).error.code == "not_found"
