@@ -150,7 +150,8 @@ def drop_picture(state: State, entry: Entry, image: Image) -> None:
 def drop_unused(state: State, digest: str) -> None:
     """No image needs this picture. One that is being kept anew is looked at when that is done."""
     arriving = state.arriving.values()
-    if not any(here.storing and here.incoming.digest == digest for here in arriving):
+    storing = any(here.storing and here.incoming.digest == digest for here in arriving)
+    if not storing and all(digest not in pictures for pictures in state.damaged.values()):
         state.outbox.append(DropBlob(digest))
 
 

@@ -290,10 +290,9 @@ def forget(state: State, entry: Entry) -> None:
 
 def forget_damaged(state: State, petition_id: str) -> None:
     """Drop what is kept of a petition that cannot be read back; its tombstone stays."""
-    pictures = state.damaged.pop(petition_id)
-    others = frozenset[str]().union(*state.damaged.values())
-    for digest in sorted(pictures - others - state.blob_uses.keys()):
-        delivery.drop_unused(state, digest)
+    for digest in sorted(state.damaged.pop(petition_id)):
+        if digest not in state.blob_uses:
+            delivery.drop_unused(state, digest)
     state.keep(Forget(petition_id))
     state.keep(state.tombstones[petition_id])
 

@@ -286,18 +286,19 @@ def test_what_cannot_be_read_back_is_purged_from_the_disk_too(farm, named):
     assert "not kept any more" in again.last(wire.Refused).error.message
 
 
-def test_pictures_that_another_petition_shows_as_well_outlive_the_damaged_one(farm):
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2), (1, 3, 2)])
+def test_a_picture_of_a_damaged_petition_and_of_others_goes_with_the_last_of_them(farm, order):
     client, worker = Client(farm), Worker(farm)
-    damaged = [_drawn(farm, client, worker, number, b"same") for number in (1, 2)]
-    _drawn(farm, client, worker, 3, b"same")
-    for pid in damaged:
-        _spoil(farm, pid)
+    for number in (1, 2, 3):
+        _drawn(farm, client, worker, number, b"same")
+    _spoil(farm, petition_id(1))
+    _spoil(farm, petition_id(2))
     farm.restart()
     again = Client(farm, "new")
-    for pid in damaged:
-        again.says(wire.Purge(id=pid))
-    assert not farm.kept(fx.DropBlob)
-    again.says(wire.Purge(id=petition_id(3)))
+    for number in order:
+        assert not farm.kept(fx.DropBlob)
+        again.says(wire.Purge(id=petition_id(number)))
+        assert again.last(wire.Purged).petitions == 1
     assert len(farm.kept(fx.DropBlob)) == 1
 
 
