@@ -50,6 +50,9 @@ PETITIONS_MAX = 20_000
 IMAGES_MAX = 200_000
 #: Pictures the in-memory store keeps for clients that have not fetched them.
 BLOB_BYTES_MAX = 20_000_000_000
+#: Part of petitions, images and bytes that one of several users may have: the longest queue of one
+#: leaves room for three more.
+OWNER_SHARE = 0.25
 #: Seconds that an ended petition is kept, counted while a manager runs and unless somebody still
 #: fetches it: a day.
 RETENTION_S = 86400.0

@@ -156,6 +156,7 @@ def _record(state: State, worker: Worker | None, message: wire.Result) -> None:
     uses = state.blob_uses.get(message.digest, 0)
     state.blob_uses[message.digest] = uses + 1
     state.blob_bytes += 0 if uses else message.size_bytes
+    state.queue.share(entry.owner).picture_bytes += message.size_bytes
     image.issued[message.attempt.number].live = False
     entry.draw_s += message.load_s + message.draw_s
     state.move_image(entry, image, "done")

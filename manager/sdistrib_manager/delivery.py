@@ -85,14 +85,22 @@ def seen(state: State, client: Client, message: wire.ResultSeen, _: Buffer = b""
     if entry is None or image is None or image.result is None:
         pump(state, client)
         return
-    if not image.seen:
-        image.seen = True
-        state.seen_pictures.append((entry.id, image.index))
-        state.seen_bytes += image.result.size_bytes
-        state.keep_image(entry, image, soft=True)
+    mark_seen(state, entry, image)
     retire(state)
     pump(state, client)
     finish(state, entry)
+
+
+def mark_seen(state: State, entry: Entry, image: Image) -> None:
+    """A client has the picture: from now on it is kept for fetching again only."""
+    if image.seen or image.result is None:
+        return
+    image.seen = True
+    if image.kept:
+        state.seen_pictures.append((entry.id, image.index))
+        state.seen_bytes += image.result.size_bytes
+        state.queue.share(entry.owner).picture_bytes -= image.result.size_bytes
+    state.keep_image(entry, image, soft=True)
 
 
 def retire(state: State) -> None:
@@ -138,6 +146,8 @@ def drop_picture(state: State, entry: Entry, image: Image) -> None:
     image.kept = False
     if image.seen:
         state.seen_bytes -= image.result.size_bytes
+    else:
+        state.queue.share(entry.owner).picture_bytes -= image.result.size_bytes
     uses = state.blob_uses[image.result.digest] - 1
     if uses:
         state.blob_uses[image.result.digest] = uses

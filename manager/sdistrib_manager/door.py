@@ -224,7 +224,7 @@ def _open_again(state: State, entry: Entry, edited: Entry, undone: list[int]) ->
     entry.expires_at = state.now + timeout_s if timeout_s else None
     entry.ended_uptime_s, entry.orphaned_at = 0.0, None
     entry.move("queued")
-    state.queue.ended_petitions -= 1
+    state.queue.count_ended(entry, -1)
     _wait_again(state, entry, undone)
     state.keep_state(entry)
     state.schedule_due = True
@@ -243,7 +243,7 @@ def _wait_again(state: State, entry: Entry, undone: list[int]) -> None:
             state.keep_image(entry, image)
         entry.put_back(index)
     entry.open = len(undone)
-    state.queue.open_images += len(undone)
+    state.queue.count_images(entry, len(undone))
     state.queue.line_up(entry)
 
 
@@ -300,15 +300,21 @@ def _no_room(state: State, entry: Entry) -> ErrorInfo | None:
         text = f"The manager cannot keep petitions now: {state.store_trouble}."
         return state.error("busy", text, retry_after_s=30.0)
     kept = state.blob_bytes - state.seen_bytes
+    own = queue.share(entry.owner)
+    # On the loopback port there is nobody else for whom room would have to be kept.
+    share = 1.0 if entry.owner == LOCAL else settings.owner_share
     facts = (
-        (queue.open_petitions + 1, settings.petitions_max, "petitions"),
-        (queue.open_images + entry.size, settings.images_max, "images"),
-        (kept, settings.blob_bytes_max, "bytes of pictures not fetched"),
+        (queue.open_petitions, own.petitions, 1, settings.petitions_max, "petitions"),
+        (queue.open_images, own.images, entry.size, settings.images_max, "images"),
+        (kept, own.picture_bytes, 0, settings.blob_bytes_max, "bytes of pictures not fetched"),
     )
-    for would_be, most, what in facts:
-        if would_be > most:
+    for of_all, of_owner, more, most, what in facts:
+        if of_all + more > most:
             text = f"The manager's queue is full: {most} {what} at most. Try again in 30 s."
             return state.error("busy", text, retry_after_s=30.0)
+        if share < 1.0 and of_owner + more > int(most * share):
+            text = f"You have all that one user may have: {int(most * share)} {what} at most."
+            return state.error("busy", f"{text} Try again in 30 s.", retry_after_s=30.0)
     return None
 
 

@@ -3,7 +3,7 @@
 from sdistrib import limits
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib_manager.machine import Manager
-from sdistrib_manager.queue import Entry, Image
+from sdistrib_manager.queue import Entry, Image, Share
 from sdistrib_manager.roster import CREDIT
 from sdistrib_manager.state import State
 
@@ -16,6 +16,7 @@ def check_invariants(manager: Manager) -> None:
     _check_counters(state)
     _check_leases(state)
     _check_pictures(state)
+    _check_shares(state)
     _check_clients(state)
 
 
@@ -77,6 +78,23 @@ def _check_pictures(state: State) -> None:
                 assert image.result is not None, f"{entry.id}/{image.index}: kept without result"
                 kept[image.result.digest] = kept.get(image.result.digest, 0) + 1
     assert kept == state.blob_uses, "pictures kept and pictures owed differ"
+
+
+def _check_shares(state: State) -> None:
+    shares: dict[str, Share] = {}
+    seen_bytes = 0
+    for entry in state.queue:
+        share = shares.setdefault(entry.owner, Share())
+        share.petitions += not entry.ended
+        share.images += entry.open
+        for image in entry.images.values():
+            if image.kept and image.result is not None:
+                seen_bytes += image.result.size_bytes if image.seen else 0
+                share.picture_bytes += 0 if image.seen else image.result.size_bytes
+    for owner, share in state.queue.shares.items():
+        assert share == shares.get(owner, Share()), f"the share of {owner} is wrong: {share}"
+    assert shares.keys() <= state.queue.shares.keys(), "somebody's share is not counted"
+    assert state.seen_bytes == seen_bytes, "the count of bytes seen is wrong"
 
 
 def _check_listeners(state: State) -> None:

@@ -105,7 +105,7 @@ def undo(state: State, entry: Entry, image: Image) -> None:
     image.result = None
     state.move_image(entry, image, "waiting")
     entry.open += 1
-    state.queue.open_images += 1
+    state.queue.count_images(entry, 1)
     entry.put_back(image.index)
     state.queue.line_up(entry)
     state.schedule_due = True
@@ -145,7 +145,7 @@ def end(state: State, entry: Entry, how: Literal["cancelled", "expired"]) -> Non
     # Images that were never granted have no record, and the petition's end is theirs too.
     fresh = entry.size - entry.fresh
     entry.open -= fresh
-    state.queue.open_images -= fresh
+    state.queue.count_images(entry, -fresh)
     state.counters.waiting_images -= fresh
     entry.take_all()
     for image in entry.images.values():
@@ -187,7 +187,7 @@ def abandon_leases(state: State, entry: Entry) -> None:
 
 def _ended(state: State, entry: Entry) -> None:
     entry.ended_uptime_s = state.uptime_s
-    state.queue.ended_petitions += 1
+    state.queue.count_ended(entry, 1)
     entry.reason = ""
     state.keep_state(entry)
     state.log("info", f"petition {entry.id[:8]}: {entry.state}")

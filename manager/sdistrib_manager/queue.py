@@ -150,6 +150,18 @@ class Entry:
         insort(self.again, index)
 
 
+@dataclass(slots=True)
+class Share:
+    """What one user has of the room that the manager has for all."""
+
+    #: Petitions that have not ended.
+    petitions: int = 0
+    #: Images waiting or leased.
+    images: int = 0
+    #: Bytes of pictures that are kept and that no client has yet, equal ones counted each.
+    picture_bytes: int = 0
+
+
 class Queue:
     """All petitions, and those with waiting images in order of arrival for each set of files.
 
@@ -164,6 +176,8 @@ class Queue:
         #: Images waiting or leased in all petitions.
         self.open_images = 0
         self.ended_petitions = 0
+        #: By user.
+        self.shares: dict[str, Share] = {}
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
@@ -172,6 +186,20 @@ class Queue:
     def open_petitions(self) -> int:
         """Petitions that have not ended."""
         return len(self.entries) - self.ended_petitions
+
+    def share(self, owner: str) -> Share:
+        """What this user has."""
+        return self.shares.setdefault(owner, Share())
+
+    def count_images(self, entry: Entry, more: int) -> None:
+        """The petition has so many more images waiting or leased."""
+        self.open_images += more
+        self.share(entry.owner).images += more
+
+    def count_ended(self, entry: Entry, more: int) -> None:
+        """The petition has ended (1), or is open again (-1)."""
+        self.ended_petitions += more
+        self.share(entry.owner).petitions -= more
 
     def next_number(self) -> int:
         """A number for the next arrival."""
@@ -191,8 +219,9 @@ class Queue:
         """A petition, new or restored; its images are as they are."""
         self.number_taken(entry.number)
         self.entries[entry.id] = entry
-        self.open_images += entry.open
-        self.ended_petitions += entry.ended
+        self.count_images(entry, entry.open)
+        self.share(entry.owner).petitions += 1
+        self.count_ended(entry, int(entry.ended))
         if entry.waiting_count:
             self.line_up(entry)
 

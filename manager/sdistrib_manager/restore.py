@@ -97,6 +97,8 @@ def _count(state: State, entry: Entry) -> None:
         if image.seen:
             state.seen_pictures.append((entry.id, image.index))
             state.seen_bytes += image.result.size_bytes
+        else:
+            state.queue.share(entry.owner).picture_bytes += image.result.size_bytes
 
 
 def _kept(entry: Entry) -> Iterator[Image]:

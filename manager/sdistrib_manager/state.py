@@ -29,6 +29,8 @@ class Settings:
     petitions_max: int = limits.PETITIONS_MAX
     images_max: int = limits.IMAGES_MAX
     blob_bytes_max: int = limits.BLOB_BYTES_MAX
+    #: Part of each of these three that one of several users may have.
+    owner_share: float = limits.OWNER_SHARE
     no_worker_timeout_s: float = limits.NO_WORKER_TIMEOUT_S
     #: Ended petitions are kept this long, counted while a manager runs.
     retention_s: float = limits.RETENTION_S
@@ -195,7 +197,7 @@ class State:
         counters.running_images += to == "leased"
         if to in IMAGE_ENDS:
             entry.open -= 1
-            self.queue.open_images -= 1
+            self.queue.count_images(entry, -1)
             counters.done_images += to == "done"
             self._drop_arrivals(entry, image)
         self.keep_image(entry, image)

@@ -149,12 +149,7 @@ _launch = delivery._launch
 
 def _launch_as_seen(state: State, client: Client, entry: Entry, result: wire.Result) -> None:
     _launch(state, client, entry, result)
-    image = entry.image(result.attempt.index)
-    if not image.seen:
-        image.seen = True
-        state.seen_pictures.append((entry.id, image.index))
-        state.seen_bytes += result.size_bytes
-        state.keep_image(entry, image, soft=True)
+    delivery.mark_seen(state, entry, entry.image(result.attempt.index))
 
 
 # --- peers ---

@@ -19,10 +19,12 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Codec, encode
 from sdistrib_manager.clients import Client as Connection
 from sdistrib_manager.clients import Delivery
-from sdistrib_manager.door import _no_room, make_entry
+from sdistrib_manager import outcome
+from sdistrib_manager.door import _accept, _no_room, make_entry
 from sdistrib_manager.events import StopRequested
 from sdistrib_manager.loop import Loop
 from sdistrib_manager.machine import Manager
+from sdistrib_manager.queue import Entry
 from sdistrib_manager.rows import Clock
 from sdistrib_manager.state import Settings
 from sdistrib_manager.storage import open_memory
@@ -58,6 +60,7 @@ REGISTRY = {
         HERE,
         "test_what_a_manager_keeps_is_limited_unless_its_owner_says_otherwise",
     ),
+    "OWNER_SHARE": (HERE, "test_one_of_several_users_at_n_and_n_plus_1"),
     "RETENTION_BYTES": (HERE, "test_seen_pictures_are_kept_up_to_n_bytes"),
     "TOMBSTONE_S": (HERE, "test_ended_ids_are_remembered_for_n_seconds"),
     "TOMBSTONES_MAX": (HERE, "test_n_ended_ids_are_remembered"),
@@ -210,6 +213,59 @@ def test_the_door_at_n_and_n_plus_1_images():
     refusal = _no_room(state, make_entry("e", "local", b"", "", petition(images=6)))
     assert refusal is not None
     assert refusal.code == "busy"
+
+
+def _asked_by(owner: str, number: int, images: int = 1) -> Entry:
+    entry = make_entry(petition_id(number), owner, b"", "", petition(images=images))
+    entry.number = number
+    return entry
+
+
+def _refused(farm: Farm, entry: Entry) -> str:
+    refusal = _no_room(farm.manager.state, entry)
+    assert refusal is None or (refusal.code, refusal.retry_after_s) == ("busy", 30.0)
+    return refusal.message if refusal is not None else ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "words"),
+    [
+        ({"petitions_max": 8}, (1, 1), "2 petitions at most"),
+        ({"images_max": 40}, (5, 5), "10 images at most"),
+    ],
+    ids=["petitions", "images"],
+)
+def test_one_of_several_users_at_n_and_n_plus_1(settings, images, words):
+    assert Settings("t").owner_share == limits.OWNER_SHARE == 0.25
+    farm = Farm(**settings)
+    for number, size in enumerate(images, start=1):
+        last = _asked_by("ana", number, size)
+        assert not _refused(farm, last)
+        _accept(farm.manager.state, last)
+    assert f"one user may have: {words}" in _refused(farm, _asked_by("ana", 9))
+    assert not _refused(farm, _asked_by("bob", 9))
+    # The only user of the loopback port has all that is left.
+    for number in range(10, 16):
+        more = _asked_by("local", number, max(images))
+        assert not _refused(farm, more)
+        _accept(farm.manager.state, more)
+    assert "queue is full" in _refused(farm, _asked_by("local", 16))
+    outcome.end(farm.manager.state, last, "cancelled")
+    farm.turn()  # which checks what each user has
+    assert not _refused(farm, _asked_by("ana", 9))
+
+
+def test_pictures_of_one_of_several_users_at_n_and_n_plus_1_bytes():
+    farm = Farm(blob_bytes_max=400)
+    share = farm.manager.state.queue.share("ana")
+    share.picture_bytes = int(400 * limits.OWNER_SHARE)
+    assert not _refused(farm, _asked_by("ana", 1))
+    share.picture_bytes += 1
+    assert "100 bytes of pictures not fetched at most" in _refused(farm, _asked_by("ana", 1))
+    assert not _refused(farm, _asked_by("bob", 1))
+    # Equal pictures are kept once: the user who has all the room is held to what is kept.
+    farm.manager.state.queue.share("local").picture_bytes = 401
+    assert not _refused(farm, _asked_by("local", 1))
 
 
 def test_an_ended_petition_is_kept_for_n_seconds():

@@ -311,3 +311,14 @@ def test_the_id_of_what_cannot_be_read_back_is_taken_for_as_long_as_it_is_kept(f
     again = Client(farm, "new")
     again.submits(1)
     assert again.last(wire.Refused).error.code == "not_found"
+
+
+def test_a_picture_confirmed_after_it_was_lost_is_not_counted_as_kept(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits(images=2)
+    for attempt in worker.attempts[:2]:
+        worker.draws(worker.starts(attempt))
+    farm.happen(BlobMissing(client.got(wire.Result)[0].digest, "it is damaged"))
+    client.sees(pid, 0)
+    assert farm.manager.state.queue.entries[pid].images[0].seen
+    assert farm.manager.state.seen_bytes == 0
