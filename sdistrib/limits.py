@@ -35,6 +35,10 @@ CHUNK_CREDIT = 4
 CLIENT_RESULTS_IN_FLIGHT_MAX = 4
 #: ...or bytes, whichever comes first; one result is always allowed.
 CLIENT_BYTES_IN_FLIGHT_MAX = 8 * MIB
+#: Petitions that one connection of a client listens to. Should all end before it reads, each puts
+#: an answer, a progress, a cancel and an end into ZeroMQ's queue, and all together stay below
+#: its mark.
+CLIENT_PETITIONS_MAX = 200
 #: Results a worker keeps while the manager is away or has not recorded them; then it takes no work.
 WORKER_RESULTS_HELD_MAX = 64
 #: Messages per peer in ZeroMQ's own queue. Credit keeps us far below; the mark is a backstop.

@@ -2,6 +2,7 @@
 
 import hashlib
 
+from sdistrib import limits
 from sdistrib.errors import ErrorInfo, PetitionError
 from sdistrib.models import not_found, wanted_files
 from sdistrib.petitions import Petition
@@ -20,6 +21,8 @@ LOCAL = "local"
 
 def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> None:
     """A petition comes, or comes again."""
+    if not message.detach and _deaf(state, client, message.id):
+        return
     digest = hashlib.sha256(body).hexdigest()
     known = state.queue.entries.get(message.id)
     stone = state.tombstones.get(message.id)
@@ -99,6 +102,8 @@ def _accept(state: State, entry: Entry) -> None:
 
 def attach(state: State, client: Client, message: wire.Attach, _: Buffer) -> None:
     """A client wants what a petition yields: the rest of it, or with `again` all of it."""
+    if _deaf(state, client, message.id):
+        return
     entry = state.queue.entries.get(message.id)
     if entry is None:
         stone = state.tombstones.get(message.id)
@@ -165,6 +170,8 @@ def retry(state: State, client: Client, message: wire.Retry, body: Buffer) -> No
 
     Sent again since its answer got lost, it finds the petition open, and that is the answer.
     """
+    if not message.detach and _deaf(state, client, message.id):
+        return
     entry = state.queue.entries.get(message.id)
     if entry is None:
         _refuse(state, client, message.id, _unknown(state, message.id))
@@ -276,6 +283,19 @@ def purge(state: State, client: Client, message: wire.Purge, _: Buffer) -> None:
 def _refuse(state: State, client: Client, petition_id: str, error: ErrorInfo) -> None:
     state.say("client", client.route, wire.Refused(id=petition_id, error=error))
     state.log("info", f"petition {petition_id[:8]} refused: {error.code}")
+
+
+def _deaf(state: State, client: Client, petition_id: str) -> bool:
+    """The connection listens to as many petitions as it may, and was told so."""
+    most = limits.CLIENT_PETITIONS_MAX
+    if petition_id in client.slots or len(client.slots) < most:
+        return False
+    text = (
+        f"This connection listens to {most} petitions, the most it may; nothing was changed."
+        " Detach from one, use another connection, or try again in 5 s."
+    )
+    _refuse(state, client, petition_id, state.error("busy", text, retry_after_s=5.0))
+    return True
 
 
 def _unknown(state: State, petition_id: str) -> ErrorInfo:

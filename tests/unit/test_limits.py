@@ -16,10 +16,10 @@ from sdistrib import limits
 from sdistrib.errors import ProtocolError
 from sdistrib.params import Params
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import Codec, encode
+from sdistrib.protocol.codec import Codec, encode, encode_petition
+from sdistrib_manager import outcome
 from sdistrib_manager.clients import Client as Connection
 from sdistrib_manager.clients import Delivery
-from sdistrib_manager import outcome
 from sdistrib_manager.door import _accept, _no_room, make_entry
 from sdistrib_manager.events import StopRequested
 from sdistrib_manager.loop import Loop
@@ -51,6 +51,7 @@ REGISTRY = {
     "CHUNK_CREDIT": (RULES, "test_a_sender_keeps_to_its_credit_and_ends_with_the_rest"),
     "CLIENT_RESULTS_IN_FLIGHT_MAX": (HERE, "test_a_clients_credit_at_n_and_n_plus_1_pictures"),
     "CLIENT_BYTES_IN_FLIGHT_MAX": (HERE, "test_a_clients_credit_at_n_and_n_plus_1_bytes"),
+    "CLIENT_PETITIONS_MAX": (HERE, "test_a_connection_listens_to_n_petitions_and_no_more"),
     "WORKER_RESULTS_HELD_MAX": (WORKER, "test_no_image_is_begun_while_too_many_results_wait"),
     "HIGH_WATER_MARK": (SOCKETS, "test_a_peer_that_does_not_read_is_full_and_others_go_on"),
     "IMAGES_PER_PETITION_MAX": (PARAMS, "test_a_petitions_own_bounds"),
@@ -189,6 +190,44 @@ def _connection(sizes: list[int]) -> Connection:
 
 def test_a_clients_credit_at_n_and_n_plus_1_pictures():
     assert not _connection([1] * limits.CLIENT_RESULTS_IN_FLIGHT_MAX).may_send(1)
+
+
+def test_a_connection_listens_to_n_petitions_and_no_more():
+    farm = Farm()
+    client = Client(farm)
+    for number in range(limits.CLIENT_PETITIONS_MAX):
+        client.submits(number)
+    assert not client.got(wire.Refused)
+    beyond = petition_id(limits.CLIENT_PETITIONS_MAX)
+    body = encode_petition(petition())
+    for message in (wire.Submit(id=beyond), wire.Attach(id=beyond), wire.Retry(id=beyond)):
+        client.says(message, body if message.BODY else b"")
+        error = client.last(wire.Refused).error
+        assert (error.code, error.retry_after_s) == ("busy", 5.0)
+        assert "listens to 200 petitions" in error.message
+    assert len(farm.manager.state.queue.entries) == limits.CLIENT_PETITIONS_MAX
+    # What it listens to already it may ask for again, and what it does not listen to it may send.
+    client.submits(0)
+    client.says(wire.Submit(id=beyond, detach=True), body)
+    assert client.last(wire.Accepted).id == beyond
+    client.says(wire.Detach(id=petition_id(0)))
+    client.says(wire.Attach(id=beyond))
+    assert len(client.got(wire.Refused)) == 3
+
+
+def test_what_a_client_that_does_not_read_is_told_at_once_stays_below_the_mark():
+    farm = Farm(petitions_max=limits.CLIENT_PETITIONS_MAX)
+    client, other = Client(farm), Client(farm, "oth")
+    for number in range(limits.CLIENT_PETITIONS_MAX):
+        client.submits(number)
+    for number in range(limits.CLIENT_PETITIONS_MAX):
+        client.says(wire.Cancel(id=petition_id(number)))
+    told = [m for m in farm.sent[client.route] if not isinstance(m, wire.Welcome)]
+    pictures = limits.CLIENT_RESULTS_IN_FLIGHT_MAX * (1 + limits.CHUNK_CREDIT)
+    beats = limits.GONE_S / limits.BEAT_S
+    assert len(client.got(wire.Finished)) == limits.CLIENT_PETITIONS_MAX
+    assert len(told) + pictures + beats < limits.HIGH_WATER_MARK
+    assert not other.got(wire.Finished)
 
 
 def test_a_clients_credit_at_n_and_n_plus_1_bytes():

@@ -28,7 +28,7 @@ def test_what_can_neither_be_written_nor_read_back_ends_it_with_both_reasons(
     loop = Loop(kept, {})
     monkeypatch.setattr(kept.store, "commit", _failing("cannot write x"))
     monkeypatch.setattr(kept.store, "load", _failing("cannot read x"))
-    with pytest.raises(StoreError, match="^cannot write x; nor read it back: cannot read x$"):
+    with pytest.raises(StoreError, match=r"^cannot write x; nor read it back: cannot read x$"):
         loop.run()
     StateFolder(tmp_path).close()  # the folder is free for the next manager
 
