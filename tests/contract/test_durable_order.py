@@ -7,7 +7,6 @@ outside as the kernel sees it, SQLite's and ZeroMQ's own calls included.
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections import deque
@@ -27,6 +26,7 @@ from sdistrib_manager.state import Settings
 from sdistrib_manager.storage import open_folder
 from tests.support.cluster import PATIENCE_S, Process, cluster, wait_for
 from tests.support.farm import ENGINE, MODEL, petition, petition_id
+from tests.support.rights import needs
 
 Trace = list[str]
 
@@ -150,13 +150,6 @@ def test_nothing_is_said_before_it_is_on_the_disk(inside: Inside) -> None:
 # --- from outside -----------------------------------------------------------------------------
 
 
-def _may_trace() -> bool:
-    if shutil.which("strace") is None:
-        return False
-    tried = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False)
-    return tried.returncode == 0
-
-
 class Strace:
     """Looks at the system calls of a running process."""
 
@@ -215,7 +208,7 @@ def _world(models_dir: Path, tmp_path: Path) -> Trace:
 
 @pytest.mark.process
 @pytest.mark.timeout(120)
-@pytest.mark.skipif(not _may_trace(), reason="strace is not there or may not look into processes")
+@needs("a look into other processes", ("strace", "-o", os.devnull, "true"), "strace")
 def test_the_kernel_sees_the_same_order(models_dir: Path, tmp_path: Path) -> None:
     trace = _world(models_dir, tmp_path)
     digest = hashlib.sha256((tmp_path / "out.png").read_bytes()).hexdigest()

@@ -281,6 +281,24 @@ def test_a_disk_that_can_only_be_read_is_still_read(disk: OnDisk) -> None:
     assert len(disk.store.load().petitions) == 2
 
 
+@pytest.mark.parametrize("log", [True, False])
+def test_what_is_kept_is_read_while_nothing_can_be_written(disk: OnDisk, log: bool) -> None:
+    disk.store.commit([petition(1)])
+    if not log:
+        disk.store.checkpoint()
+    with full_disk(0):
+        for _ in range(2):
+            with pytest.raises(StoreError, match="I/O"):
+                disk.store.commit([petition(2)])
+            # Opening it as usual would have to write.
+            assert [row.number for row in disk.store.load().petitions] == [1]
+            with pytest.raises(StoreError):
+                disk.store.probe()
+    disk.store.probe()
+    disk.store.commit([petition(2)])
+    assert [row.number for row in disk.again().load().petitions] == [1, 2]
+
+
 def test_a_folder_that_is_none_is_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere"):
         SqliteStore(tmp_path / "nowhere" / "state.db")

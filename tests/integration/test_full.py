@@ -14,7 +14,8 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Codec, encode, encode_petition
 from sdistrib.transport import Dealer, Watch, parse_address, zmq_context
 from tests.support.cluster import PATIENCE_S, Cluster, Process, cluster, wait_for
-from tests.support.small_disk import Filler, may_mount
+from tests.support.rights import needs
+from tests.support.small_disk import PROBE, Full, Trouble, WritesFail
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
@@ -114,20 +115,33 @@ class OnSmallDisk(Cluster):
         return super().start(*(small if there else ()), *command, env=env)
 
 
-@pytest.mark.skipif(not may_mount(), reason="this user may not mount a file system")
-def test_a_full_disk_refuses_keeps_and_recovers(
-    stack: ExitStack, models_dir: Path, tmp_path: Path
+@pytest.fixture
+def full(stack: ExitStack, tmp_path: Path) -> tuple[Cluster, Trouble]:
+    made = OnSmallDisk(tmp_path / "disk")
+    stack.callback(made.close)
+    return made, Full(made.manager, tmp_path / "disk")
+
+
+@pytest.fixture
+def barred(farm: Cluster) -> tuple[Cluster, Trouble]:
+    return farm, WritesFail(farm.manager)
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [pytest.param("full", marks=needs("a file system of one's own", PROBE, "mount")), "barred"],
+)
+def test_a_disk_in_trouble_refuses_keeps_and_recovers(
+    request: pytest.FixtureRequest, models_dir: Path, tmp_path: Path, disk: str
 ) -> None:
-    farm = OnSmallDisk(tmp_path / "disk")
-    stack.callback(farm.close)
-    filler = Filler(farm.manager, tmp_path / "disk")
+    farm, trouble = request.getfixturevalue(disk)
     worker = farm.worker(models_dir, "--name", "one", scripted=True)
     words = ("-m", "tiny", "-p", "a !sleep=0.3", "-W", "64", "-H", "64", "--json")
     done = farm.draw(*words, "-s", "1", "-o", str(tmp_path / "done.png"))
     assert done.popen.returncode == 0, done.errors
     running = farm.client(*words, "-b", "12", "-s", "100", "-o", str(tmp_path / "run_%03d.png"))
     wait_for(lambda: running.output.count('"image"') >= 2, "the first pictures")
-    filler.fill()
+    trouble.begin()
     farm.manager.says("nothing new is accepted until writing works again")
     refused = farm.draw(*words, "-s", "2", "-o", str(tmp_path / "refused.png"))
     assert refused.popen.returncode == 7, refused.output
@@ -139,7 +153,7 @@ def test_a_full_disk_refuses_keeps_and_recovers(
     )
     assert fetched.ends() == 0, fetched.errors
     assert (tmp_path / "fetched.png").read_bytes() == (tmp_path / "done.png").read_bytes()
-    filler.empty()
+    trouble.end()
     farm.manager.says("writing works again")
     assert running.ends() == 0, running.errors
     indices = [event["index"] for event in running.events if event["event"] == "image"]

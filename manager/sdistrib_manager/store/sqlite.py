@@ -6,7 +6,7 @@ are not in here, see `files`.
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,32 @@ class SqliteStore:
             self._db = self._opened()
         return self._db
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read with, also while nothing can be written.
+
+        Opening as usual makes or grows a file beside the database, which such a disk refuses. To
+        read without it, SQLite must know that it is alone, and the manager's lock on the folder
+        sees to that.
+        """
+        try:
+            db = self._connection()
+        except StoreError as error:
+            refused = error
+        else:
+            yield db
+            return
+        # What is in the log counts; without a log the database alone is all there is.
+        log = self._path.with_name(f"{self._path.name}-wal")
+        how = "vfs=unix-none" if log.exists() and log.stat().st_size else "immutable=1"
+        uri = f"{self._path.absolute().as_uri()}?mode=ro&{how}"
+        try:
+            with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                yield db
+        except sqlite3.Error:
+            raise refused from None
+
     def commit(self, changes: Sequence[rows.Row]) -> None:
         """Keep all of it, or none.
 
@@ -126,7 +152,8 @@ class SqliteStore:
             StoreError: it cannot be read.
         """
         try:
-            return _load(self._connection())
+            with self._reading() as db:
+                return _load(db)
         except (sqlite3.Error, msgspec.MsgspecError) as error:
             self.close()
             raise StoreError(f"cannot read {self._path}: {error}") from None
