@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.cluster import Cluster, Process, wait_for
 from tests.support.proxy import Way, link
+from tests.support.rights import needs
+from tests.support.two_networks import ADDRESSES, PROBE, Cut, TwoNetworks, two_networks
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
@@ -26,10 +28,12 @@ _FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 class Farm(Cluster):
     """A durable manager, and workers whose engines write down what they begin."""
 
-    def __init__(self, folder: Path, models: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, models: Path, env: dict[str, str] | None = None, *options: str
+    ) -> None:
         self._folder, self._models = folder, models
         self._manager_env = env or {}
-        super().__init__("--state", str(folder / "state"))
+        super().__init__("--state", str(folder / "state"), *options)
 
     def start(self, *command: str, env: dict[str, str] | None = None) -> Process:
         more = self._manager_env if command[0] == "sdistrib_manager" else {}
@@ -166,6 +170,47 @@ def test_a_cut_client_gets_everything_and_nothing_twice(
     wire.heal()
     assert_all_once(client, 12)
     assert set(farm.engines().values()) == {1}
+
+
+class Apart(Farm):
+    """A manager with its clients on one machine, workers on another, as far as the network goes."""
+
+    def __init__(self, folder: Path, models: Path, networks: TwoNetworks) -> None:
+        self._networks = networks
+        super().__init__(folder, models, None, "--bind", "0.0.0.0", "--insecure-lan")  # noqa: S104
+        ports = {
+            port: getattr(self, port).rpartition(":")[2] for port in ("clients_at", "workers_at")
+        }
+        self.clients_at = f"127.0.0.1:{ports['clients_at']}"
+        self.workers_at = f"{ADDRESSES['here']}:{ports['workers_at']}"
+
+    def start(self, *command: str, env: dict[str, str] | None = None) -> Process:
+        away = command[0] == "tests.support.scripted_worker"
+        on = str(self._networks.pid("there" if away else "here"))
+        more = ("--insecure-lan",) if away else ()
+        return super().start("tests.support.two_networks", on, *command, *more, env=env)
+
+
+@needs("a network namespace", PROBE, "iproute2")
+@pytest.mark.parametrize("how", ["up", "down", "unplugged"])
+def test_packets_that_are_lost_between_two_machines_cost_nothing(
+    tmp_path: Path, models_dir: Path, stack: ExitStack, how: Cut
+) -> None:
+    networks = stack.enter_context(two_networks())
+    farm = Apart(tmp_path, models_dir, networks)
+    stack.callback(farm.close)
+    worker = farm.join("far")
+    client = farm.petition(8)
+    farm.begun(2)
+    networks.cut(how)
+    pass_s(_CUT_S)
+    had = len(pictures(client))
+    assert had < 8
+    networks.heal(how)
+    assert_all_once(client, 8)
+    assert set(farm.engines().values()) == {1}
+    assert "is gone" not in farm.manager.errors
+    assert worker.popen.poll() is None
 
 
 # --- processes that stand still ---------------------------------------------------------------
