@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -153,20 +154,31 @@ def test_an_engine_killed_in_the_middle_is_replaced_and_the_image_is_drawn_again
     assert _children(worker.pid) != [engine]
 
 
-def test_a_worker_killed_in_the_middle_of_a_batch_is_made_up_for(farm, models_dir, tmp_path):
-    victim = farm.worker(models_dir, "--name", "box2", "--threads", "1")
-    client = farm.client(
-        "-m", "tiny", "-p", "x", *SMALL, "-b", "8", "-s", "50", "-o", str(tmp_path / "o.png"),
-        "--json",
+def test_a_worker_killed_in_the_middle_of_a_batch_is_made_up_for(models_dir, tmp_path):
+    words = (
+        "-m", "tiny", "-p", "x", "-W", "64", "-H", "64", "--steps", "12", "--cfg-scale", "1",
+        "-b", "8", "-s", "50", "--json",
     )  # fmt: skip
-    wait_for(lambda: any(e["event"] == "image" for e in client.events), "the first picture")
-    victim.signals(signal.SIGKILL)
-    assert client.ends() == 0, client.errors
-    wanted = _direct(
-        models_dir, tmp_path / "direct", 50, 8, prompt="x", width=64, height=64, steps=2,
-        cfg_scale=1,
-    )  # fmt: skip
-    assert [_pixels(tmp_path / f"o_{i}.png") for i in range(8)] == wanted
+
+    def drawing(event: dict[str, Any]) -> bool:
+        return any(at["worker"] == "box2" and 0 < at["step"] < 8 for at in event.get("running", ()))
+
+    with cluster("--state", str(tmp_path / "state")) as farm:
+        farm.worker(models_dir, "--name", "box1", "--threads", "1")
+        victim = farm.worker(models_dir, "--name", "box2", "--threads", "1")
+        client = farm.client(*words, "-o", str(tmp_path / "killed.png"))
+        wait_for(lambda: any(map(drawing, client.events)), "an image of the victim")
+        victim.signals(signal.SIGKILL)
+        assert client.ends() == 0, client.errors
+        undisturbed = farm.draw(*words, "-o", str(tmp_path / "whole.png"))
+        assert undisturbed.ends() == 0, undisturbed.errors
+    pictures = [event for event in client.events if event["event"] == "image"]
+    assert sorted(event["index"] for event in pictures) == list(range(8))
+    killed, whole = (
+        [_pixels(tmp_path / f"{name}_{i}.png") for i in range(8)] for name in ("killed", "whole")
+    )
+    assert killed == whole
+    assert len(set(killed)) == 8
 
 
 def test_the_engine_dies_with_its_worker(farm):

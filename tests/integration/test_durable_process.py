@@ -441,18 +441,42 @@ def test_quarantine_shows_the_last_words_of_both_engines(farm):
     assert farm.begun() == {0: 2}
 
 
-def test_poison_among_fifty_harms_nobody_else(farm):
+def test_poison_among_two_hundred_harms_nobody_else(farm):
     for name in ("gpu1", "gpu2"):
-        farm.join(name, image_s=0.02)
+        farm.join(name, image_s=0.01)
     with Client(farm.clients_at) as client:
-        good = [client.submit("a lighthouse", seed=seed, **_ABOUT) for seed in range(50)]
+        before = [client.submit("a lighthouse", seed=seed, **_ABOUT) for seed in range(100)]
         poison = client.submit("a lighthouse !segv", seed=1000, **_ABOUT)
-        assert len({*good, poison}) == 51
-        drawn = client.attach(good[-1])
-        assert [picture.seed for picture in drawn] == [49]
+        after = [client.submit("a lighthouse", seed=seed, **_ABOUT) for seed in range(100, 200)]
+        assert len({*before, poison, *after}) == 201
+        drawn = client.attach(after[-1])
+        assert [picture.seed for picture in drawn] == [199]
     assert farm.ended(poison) == "failed"
     states = Counter(farm.rows().values())
-    assert states == {"done": 50, "failed": 1}
+    assert states == {"done": 200, "failed": 1}
     counts = farm.begun()
     assert counts.pop(1000) == 2
-    assert counts == dict.fromkeys(range(50), 1)
+    assert counts == dict.fromkeys(range(200), 1)
+
+
+# --- Time limits ----------------------------------------------------------------------------
+
+
+def test_a_time_limit_ends_a_petition_as_expired_with_what_is_done_by_then(farm):
+    farm.join("gpu1")
+    drawing = farm.wish(
+        "-b", "2", "--timeout", "3", "--json", "-o", farm.out("d.png"),
+        prompt="a lighthouse !sleep=16@1",
+    )  # fmt: skip
+    left = farm.detached("--timeout", "1", seed=7)
+    assert drawing.ends() == 6, drawing.errors
+    finished = drawing.events[-1]
+    assert (finished["outcome"], finished["done"]) == ("expired", [0])
+    assert len(farm.pictures("d")) == 1
+    assert farm.ended(left) == "expired"
+    fetched = farm.draw("fetch", finished["id"], "-o", farm.out("f.png"))
+    assert fetched.popen.returncode == 6, fetched.errors
+    assert farm.pictures("f") == farm.pictures("d")
+    # The engine that was at it is of use again.
+    after = farm.wish("-o", farm.out("a.png"), seed=9)
+    assert after.ends() == 0, after.errors
