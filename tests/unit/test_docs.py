@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple, get_args
 import click
 import msgspec
 import pytest
+from _pytest.mark.expression import Expression
 from msgspec import inspect as facts
 
 from sdistrib import errors, limits, params
@@ -311,6 +313,25 @@ def test_options_that_stand_alone_belong_to_some_command():
         if page.name == "README.md":
             for option in re.findall(r"`(--[a-z-]+)", page.read_text(encoding="utf-8")):
                 assert option in known, f"{page.name}: {option}"
+
+
+SHOWN_BY = re.findall(
+    r"\.venv/bin/pytest ([^`]+)`", (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("command", SHOWN_BY)
+def test_the_command_of_a_guarantee_runs_tests_of_each_file_it_names(command):
+    paths = [word for word in shlex.split(command) if word.startswith("tests/")]
+    (expression,) = re.findall(r'-k "?([\w ]+)', command) or ["test"]
+    chosen = Expression.compile(expression)
+    assert paths
+    for path in paths:
+        source = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        names = [node.name for node in source.body if isinstance(node, ast.FunctionDef)]
+        tests = [name for name in names if name.startswith("test_")]
+        found = [n for n in tests if chosen.evaluate(lambda word, n=n, **_: word in n)]
+        assert found, path
 
 
 def test_verbs_and_presets_of_the_readme_exist():
