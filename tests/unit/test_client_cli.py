@@ -238,6 +238,7 @@ def test_drawing_is_the_default_verb(client, verb):
         (["models"], "'models' is a verb and stands where HOST belongs"),
         (["txt2img", "-m", "m"], "sdistrib-client HOST txt2img"),
         (["h", "modelz"], "did you mean 'models'?"),
+        (["h", "--json", "attach", "ab"], "HOST attach [FLAGS]"),
         (["h", "zzz", "-p", "x"], "'zzz' belongs to no flag; verbs are txt2img, models"),
         (["h", "--promt", "x"], "--prompt"),
         (["h", "models", "--kind", "x"], "--kind"),

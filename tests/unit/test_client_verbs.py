@@ -360,6 +360,7 @@ class FakeClient:
     pictures: tuple[int, ...] = (0, 1)
     error: Exception | None = None
     cancelled = True
+    cut = False
     did: ClassVar[list[tuple[str, dict[str, Any]]]]
 
     def __init__(self, host: str, **options: Any) -> None:
@@ -374,12 +375,9 @@ class FakeClient:
         self._do("find", id=petition_id)
         return self.row
 
-    def queue(self, *, every: bool = False) -> tuple[wire.QueuedPetition, ...]:
-        return (self.row, row(OTHER, state="running"))
-
     def ask(self, what: str, *, every: bool) -> wire.Answer:
         self._do(what, every=every)
-        return wire.Answer(number=1, queue=(self.row,))
+        return wire.Answer(number=1, queue=(self.row, row(OTHER, state="running")), cut=self.cut)
 
     def draw(self, petition: Petition, *, detach: bool, on_accepted: Any) -> FakeDrawing:
         self._do("draw", detach=detach, steps=petition.params.steps)
@@ -581,8 +579,16 @@ def test_purge_asks_first(client, monkeypatch):
     asked: list[str] = []
     monkeypatch.setattr(verbs, "_confirm", asked.append)
     assert run("purge", "--all").stdout == "1 petition forgotten.\n"
-    assert asked == ["Forget all petitions that have ended (1 or more) for good?"]
+    assert asked == ["Forget all petitions that have ended (1) for good?"]
     assert did(client, "purge") == {"id": None}
+
+
+def test_purge_does_not_claim_to_have_counted_a_list_that_was_cut(client, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(verbs, "_confirm", asked.append)
+    monkeypatch.setattr(client, "cut", True)
+    assert run("purge", "--all").exit_code == 0
+    assert asked == ["Forget all petitions that have ended (1 or more) for good?"]
 
 
 def test_purge_unasked(client):

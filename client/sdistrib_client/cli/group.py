@@ -114,6 +114,8 @@ class DrawCommand(click.Command):
             raise click.UsageError(f"{error.option_name} is refused: {reason}.", ctx) from None
         if rest and not ctx.resilient_parsing:
             verbs = _verbs(ctx)
+            if rest[0] in verbs:
+                ctx.fail(f"The verb comes right after HOST: HOST {rest[0]} [FLAGS].")
             near = difflib.get_close_matches(rest[0], verbs, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"verbs are {', '.join(verbs)}."
             ctx.fail(f"{rest[0]!r} belongs to no flag; {hint}")

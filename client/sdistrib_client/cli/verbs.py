@@ -131,8 +131,9 @@ def purge(host: str, values: Values) -> int:
         raise click.UsageError("Give the ID of one petition, or --all.")
     with _dialled(host, values) as client:
         if every:
-            ended = sum(row.state in PETITION_ENDS for row in client.queue(every=True))
-            what = f"all petitions that have ended ({ended} or more)"
+            answer = client.ask("queue", every=True)
+            ended = sum(row.state in PETITION_ENDS for row in answer.queue)
+            what = f"all petitions that have ended ({ended}{' or more' if answer.cut else ''})"
         else:
             row = client.find(petition_id)
             petition_id = row.id
