@@ -13,15 +13,19 @@ PeerState = Literal["alive", "suspect", "gone"]
 class Liveness:
     """One peer's pulse. All times are monotonic seconds.
 
-    A peer is *suspect* after `limits.SUSPECT_S` of silence and *gone* after `limits.GONE_S`. Any
-    message is a beat, in both directions.
+    A peer is *suspect* after `suspect_s` of silence and *gone* after `gone_s`. Any message is a
+    beat, in both directions.
     """
 
-    __slots__ = ("heard_at", "sent_at")
+    __slots__ = ("gone_s", "heard_at", "sent_at", "suspect_s")
 
-    def __init__(self, now: float) -> None:
+    def __init__(
+        self, now: float, suspect_s: float = limits.SUSPECT_S, gone_s: float = limits.GONE_S
+    ) -> None:
         self.heard_at = now
         self.sent_at = now
+        self.suspect_s = suspect_s
+        self.gone_s = gone_s
 
     def heard(self, now: float) -> None:
         """Something readable arrived from the peer."""
@@ -38,9 +42,9 @@ class Liveness:
     def state(self, now: float) -> PeerState:
         """What the silence so far means."""
         silence_s = now - self.heard_at
-        if silence_s >= limits.GONE_S:
+        if silence_s >= self.gone_s:
             return "gone"
-        return "suspect" if silence_s >= limits.SUSPECT_S else "alive"
+        return "suspect" if silence_s >= self.suspect_s else "alive"
 
     def beat_due(self, now: float) -> bool:
         """Nothing was sent for a whole beat."""

@@ -66,6 +66,30 @@ _STORE_ADVICE = (
     help="Further tries of an image that failed; 0 returns the error at the first crash.",
 )
 @click.option(
+    "--suspect-after",
+    default=limits.SUSPECT_S,
+    show_default=True,
+    type=click.FloatRange(2 * limits.BEAT_S, 3600),
+    metavar="SECONDS",
+    help="After this silence a worker's images may be given to others.",
+)
+@click.option(
+    "--gone-after",
+    default=limits.GONE_S,
+    show_default=True,
+    type=click.FloatRange(2 * limits.BEAT_S, 24 * 3600),
+    metavar="SECONDS",
+    help="After this silence a worker is given up, and what it had begun counts as lost.",
+)
+@click.option(
+    "--restart-grace",
+    default=limits.RESTART_GRACE_S,
+    show_default=True,
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="After a start, images that a worker was drawing wait this long for it to come back.",
+)
+@click.option(
     "--store",
     "store",
     default="sqlite",
@@ -102,6 +126,9 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option, as click has it
     worker_port: int,
     insecure_lan: bool,
     retries: int,
+    suspect_after: float,
+    gone_after: float,
+    restart_grace: float,
     store: str,
     state: Path | None,
     retention_hours: float,
@@ -116,9 +143,13 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option, as click has it
     log.setup(logging.DEBUG if verbose else logging.INFO, json=log_json)
     try:
         check_bind(bind, insecure_lan=insecure_lan)
+        check_patience(suspect_after, gone_after)
         settings = Settings(
             SOFTWARE,
             attempts_max=retries + 1,
+            suspect_s=suspect_after,
+            gone_s=gone_after,
+            restart_grace_s=restart_grace,
             retention_s=retention_hours * 3600,
             retention_bytes=retention_bytes if store == "sqlite" else 0,
         )
@@ -146,6 +177,18 @@ def check_bind(bind: str, *, insecure_lan: bool) -> None:
         raise ConfigError(
             f"--bind {bind} would let anybody who can reach this machine in, without keys."
             " Add --insecure-lan if that is what you want."
+        )
+
+
+def check_patience(suspect_s: float, gone_s: float) -> None:
+    """Refuse to give a worker up before its images are free for others.
+
+    Raises:
+        ConfigError: the second is not longer than the first.
+    """
+    if gone_s <= suspect_s:
+        raise ConfigError(
+            f"--gone-after {gone_s:g} must be longer than --suspect-after {suspect_s:g}."
         )
 
 

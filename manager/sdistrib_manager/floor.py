@@ -52,9 +52,8 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
     worker = state.roster.by_instance.get(hello.instance)
     if worker is None:
         _warn_of_twin(state, hello.name)
-        worker = Worker(
-            route, hello.name, hello.instance, hello.engine, catalogue, Liveness(state.now)
-        )
+        pulse = Liveness(state.now, state.settings.suspect_s, state.settings.gone_s)
+        worker = Worker(route, hello.name, hello.instance, hello.engine, catalogue, pulse)
         state.roster.join(worker)
         files = len(catalogue.files)
         state.log("info", f"worker {hello.name} joins: {hello.engine.backend}, {files} files")

@@ -38,6 +38,10 @@ class Settings:
     retention_bytes: int = 0
     #: After a start, images leased before it wait this long for their worker to report.
     restart_grace_s: float = limits.RESTART_GRACE_S
+    #: After this silence a worker's images may be given to others.
+    suspect_s: float = limits.SUSPECT_S
+    #: After this silence a worker is given up; more than `suspect_s`.
+    gone_s: float = limits.GONE_S
 
 
 @dataclass(slots=True)

@@ -132,6 +132,13 @@ def test_silence_becomes_suspicion_and_then_the_end():
     assert peer.state(202.0) == "alive"
 
 
+def test_an_owner_may_choose_its_own_patience():
+    peer = Liveness(100.0, suspect_s=10.0, gone_s=20.0)
+    assert [peer.state(100.0 + s) for s in (9.9, 10.0, 19.9, 20.0)] == [
+        "alive", "suspect", "suspect", "gone",
+    ]  # fmt: skip
+
+
 def test_a_pause_of_our_own_is_forgiven():
     peer = Liveness(100.0)
     peer.forgive(40.0)

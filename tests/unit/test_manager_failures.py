@@ -117,6 +117,22 @@ def test_three_missed_beats_make_suspect_and_work_goes_elsewhere(farm):
     assert _fact(client, "gpu1").state == "suspect"
 
 
+def test_an_operator_may_be_more_patient_with_workers():
+    farm = Farm(suspect_s=40.0, gone_s=60.0)
+    client = Client(farm)
+    slow, other = Worker(farm, "slow"), Worker(farm, "quick")
+    client.submits()
+    (attempt,) = slow.attempts
+    slow.starts(attempt)
+    farm.wait(39, client, other)
+    assert not other.attempts
+    farm.wait(2, client, other)
+    assert other.attempts == [wire.Attempt(attempt.id, attempt.index, 2)]
+    assert _fact(client, "slow").state == "suspect"
+    farm.wait(20, client, other)
+    assert _fact(client, "slow").state == "away"
+
+
 def test_a_late_result_counts_while_the_image_is_undone(farm):
     client, worker = Client(farm), Worker(farm)
     client.submits()
