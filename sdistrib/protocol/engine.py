@@ -53,6 +53,13 @@ class Unload(EngineFrame, frozen=True, kw_only=True):
     """Free the loaded context and its memory."""
 
 
+class Interrupt(EngineFrame, frozen=True, kw_only=True):
+    """End a request early, for a child whose `Ready` says that it can; answered by `Declined`."""
+
+    #: The request; one that is over is left alone.
+    ticket: int
+
+
 # --- Child to supervisor --------------------------------------------------------------------
 
 
@@ -60,6 +67,8 @@ class Ready(EngineFrame, frozen=True, kw_only=True):
     """The child has found its device and takes requests."""
 
     facts: EngineFacts
+    #: It understands `Interrupt`.
+    cancels: bool = False
 
 
 class Began(EngineFrame, frozen=True, kw_only=True):
@@ -114,7 +123,7 @@ class LogLine(EngineFrame, frozen=True, kw_only=True):
     text: str
 
 
-TO_CHILD: tuple[type[EngineFrame], ...] = (Draw, Unload)
+TO_CHILD: tuple[type[EngineFrame], ...] = (Draw, Unload, Interrupt)
 FROM_CHILD: tuple[type[EngineFrame], ...] = (Ready, Began, At, Drawn, Declined, LogLine)
 
 _ENCODER = msgspec.msgpack.Encoder()

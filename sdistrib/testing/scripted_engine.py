@@ -24,6 +24,7 @@ for the image of that seed only. Those that end the child do so in the middle of
 
 SDISTRIB_SCRIPTED_IMAGE_S gives the seconds per image where no `!sleep` does, 0 by default.
 SDISTRIB_SCRIPTED_LOG=FILE gets a JSON line for each image begun and each one drawn, with its seed.
+SDISTRIB_SCRIPTED_CANCELS=1 makes it an engine that can end a picture early.
 SDISTRIB_SCRIPTED_START=exit=N or =hang makes the child end or hang before it is ready.
 """
 
@@ -55,6 +56,7 @@ from sdistrib.protocol.engine import (
     Drawn,
     EngineFrame,
     FrameReader,
+    Interrupt,
     LogLine,
     Ready,
     Unload,
@@ -109,12 +111,16 @@ class Child:
         self._requests: queue.SimpleQueue[EngineFrame] = queue.SimpleQueue()
         self._context = ""
         self._ticket = 0
+        #: The newest request that shall end early, and word of it.
+        self._cancelled = 0
+        self._told = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
 
     def serve(self) -> NoReturn:
         """Serve requests until the process ends."""
         self._send(LogLine(level=1, text="scripted engine is ready"))
-        self._send(Ready(facts=FACTS))
+        cancels = "SDISTRIB_SCRIPTED_CANCELS" in os.environ
+        self._send(Ready(facts=FACTS, cancels=cancels))
         while True:
             request = self._requests.get()
             if isinstance(request, Draw):
@@ -131,7 +137,11 @@ class Child:
         reader = FrameReader(TO_CHILD)
         while data := self._socket.recv(65536):
             for frame in reader.feed(data):
-                self._requests.put(frame)
+                if isinstance(frame, Interrupt):
+                    self._cancelled = frame.ticket
+                    self._told.set()
+                else:
+                    self._requests.put(frame)
         os._exit(0)
 
     def _send(self, frame: EngineFrame, descriptor: int | None = None) -> None:
@@ -213,11 +223,20 @@ class Child:
         seconds = float(directives.get("sleep", os.environ.get("SDISTRIB_SCRIPTED_IMAGE_S", "0")))
         self._at("sampling", 0, steps)
         for step in range(1, steps + 1):
-            time.sleep(seconds / steps)
+            if self._cancelled_within(seconds / steps):
+                self._decline("cancelled", loading=False)
+                return False
             if step == (steps + 1) // 2 and not self._misbehave(directives):
                 return False
             self._at("sampling", step, steps, seconds / steps)
         return True
+
+    def _cancelled_within(self, seconds: float) -> bool:
+        """Let time pass, or not all of it when the request is cancelled meanwhile."""
+        self._told.clear()
+        if self._cancelled != self._ticket:
+            self._told.wait(seconds)
+        return self._cancelled == self._ticket
 
     def _misbehave(self, directives: Directives) -> bool:
         for name, value in directives.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sdistrib.protocol.engine import At, Began, Declined, Drawn, Ready, Unload
+from sdistrib.protocol.engine import At, Began, Declined, Drawn, Interrupt, Ready, Unload
 from sdistrib_worker.supervisor import EngineChild, Event, Picture, engine_command
 from tests.support.engines import (
     PYTHONPATH,
@@ -143,6 +143,44 @@ def test_signals_that_go_to_the_whole_group_do_not_end_it(child: EngineChild, mo
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(child.pid, number)
     assert outcome(child, request(models)).picture is not None
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("kind", ["fake", "scripted"])
+def test_an_engine_that_can_ends_an_image_early_and_draws_on(kind: str) -> None:
+    with running(COMMANDS[kind], {"SDISTRIB_SCRIPTED_CANCELS": "1"}) as child:
+        assert child.await_ready().cancels
+        before = outcome(child, request())
+        assert before.picture is not None
+        slow = request(steps=1000, prompt=SLOW[kind])
+        # Too late for the one, in time for the other.
+        child.send(Interrupt(ticket=slow.ticket - 1))
+        child.send(slow)
+        receive_until(child, lambda e: isinstance(e, At) and e.phase == "sampling" and e.step > 0)
+        child.send(Interrupt(ticket=slow.ticket))
+        events = receive_until(child, lambda e: isinstance(e, Declined))
+        assert [e.code for e in events if isinstance(e, Declined)] == ["cancelled"]
+        # The context is still there.
+        after = outcome(child, request())
+        assert after.picture is not None
+        assert after.picture.drawn.load_s < 0.1
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("kind", ["fake", "scripted"])
+def test_a_cancel_that_comes_before_its_image_has_begun_counts(kind: str) -> None:
+    with running(COMMANDS[kind], {"SDISTRIB_SCRIPTED_CANCELS": "1"}) as child:
+        slow = request(steps=1000, prompt=SLOW[kind])
+        child.send(slow)
+        child.send(Interrupt(ticket=slow.ticket))
+        events = receive_until(child, lambda e: isinstance(e, Declined))
+        assert not [e for e in events if isinstance(e, At) and e.step > 1]
+
+
+@pytest.mark.engine
+def test_the_engine_of_this_version_cannot() -> None:
+    with running() as child:
+        assert not child.await_ready().cancels
 
 
 def test_a_polite_stop_interrupts_an_image(

@@ -3,7 +3,7 @@
 import ctypes
 import socket
 import sys
-import time
+import threading
 
 from sdistrib.protocol.engine import Draw
 from sdistrib.protocol.messages import EngineFacts
@@ -18,6 +18,10 @@ class FakeEngine:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._context = ""
+        self._end = threading.Event()
+
+    def cancel(self, wanted: bool) -> None:
+        (self._end.set if wanted else self._end.clear)()
 
     @property
     def facts(self) -> EngineFacts:
@@ -36,7 +40,8 @@ class FakeEngine:
                 case "segv" if step == 1:
                     ctypes.string_at(0)
                 case "sleep" if step == 1:
-                    time.sleep(600)
+                    if self._end.wait(600):
+                        raise RefusalError("cancelled", "nobody wants it")
                 case "refuse":
                     raise RefusalError("engine_error", "not this one")
         width, height = request.params.width, request.params.height

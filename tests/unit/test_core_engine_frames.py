@@ -15,6 +15,7 @@ from sdistrib.protocol.engine import (
     Draw,
     Drawn,
     FrameReader,
+    Interrupt,
     LogLine,
     LoraFile,
     Ready,
@@ -40,6 +41,7 @@ ASKED = [
         files={"model": "m"}, loras=(LoraFile("l", 0.5, True),), threads=2,
     ),
     Unload(),
+    Interrupt(ticket=1),
 ]  # fmt: skip
 
 

@@ -568,6 +568,24 @@ def test_nothing_is_asked_of_a_child_that_was_ended() -> None:
     assert one(asked(rig.engine(child.Ready(facts=FACTS)))).seed == 101
 
 
+def test_an_engine_that_can_cancel_is_asked_to_and_lives() -> None:
+    rig = Rig()
+    rig.turn()
+    rig.engine(child.Ready(facts=FACTS, cancels=True))
+    rig.welcome()
+    ticket = rig.begin(attempt(0), attempt(1), steps=50)
+    rig.engine(child.At(ticket=ticket, phase="sampling", step=1, steps=50, step_s=9.0))
+    made = rig.hear(wire.Abandon(attempt=attempt(0)))
+    assert of(made, fx.CancelDrawing) == [fx.CancelDrawing(ticket)]
+    # Asked once, and neither a word more nor a kill while it obeys.
+    late = child.At(ticket=ticket, phase="sampling", step=2, steps=50, step_s=9.0)
+    assert rig.engine(late) == []
+    made = rig.engine(child.Declined(ticket=ticket, code="cancelled", message="x"))
+    assert not said(made, wire.Failed)
+    assert not of(made, fx.KillEngine)
+    assert one(asked(made)).seed == 101
+
+
 def test_abandoned_near_its_end_finishes_unseen() -> None:
     rig = Rig()
     rig.connect()

@@ -13,7 +13,7 @@ from sdistrib.errors import ErrorCode
 from sdistrib.params import Params
 from sdistrib.protocol.engine import At, Draw
 from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Phase, Step
-from sdistrib_worker.effects import AskEngine, KillEngine, StartEngine
+from sdistrib_worker.effects import AskEngine, CancelDrawing, KillEngine, StartEngine
 from sdistrib_worker.pace import Pace, SizeKey
 from sdistrib_worker.session import Turn
 from sdistrib_worker.shelf import Plan
@@ -48,6 +48,8 @@ class Running:
     step_s: float = 0.0
     #: Nobody wants it any more; it ends unseen.
     abandoned: bool = False
+    #: Its end was asked for.
+    cancelled: bool = False
     #: Progress that waits for its turn.
     pending: Step | None = None
     step_sent_at: float = -math.inf
@@ -67,6 +69,8 @@ class Drawing:
         self.state: Literal["down", "starting", "ready"] = "down"
         #: What the engine is; None before the first child was ready.
         self.facts: EngineFacts | None = None
+        #: The child can end a request early.
+        self.cancels = False
         self.running: Running | None = None
         #: Local key, public digest and model name of what is loaded.
         self.loaded_key = ""
@@ -90,9 +94,9 @@ class Drawing:
             self.state, self._started_at, self._killing = "starting", self._turn.now, False
             self._turn.effects.append(StartEngine())
 
-    def became_ready(self, facts: EngineFacts) -> bool:
+    def became_ready(self, facts: EngineFacts, cancels: bool) -> bool:
         """The child takes requests; True when it is not what it was before."""
-        self.state = "ready"
+        self.state, self.cancels = "ready", cancels
         self.pace.start_s = self._turn.now - self._started_at
         changed = self.facts != facts
         self.facts = facts
@@ -177,7 +181,16 @@ class Drawing:
         self.weigh_abandoned(running)
 
     def weigh_abandoned(self, running: Running) -> None:
-        """End the child if that is sooner than letting it finish what nobody wants."""
+        """End it the cheapest way.
+
+        That is the engine's own cancel where it has one, else to let it finish, unless a new child
+        is there sooner.
+        """
+        if self.cancels:
+            if not running.cancelled:
+                running.cancelled = True
+                self._turn.effects.append(CancelDrawing(running.ticket))
+            return
         step_s = running.step_s or self.pace.step_s(running.size_key)
         steps = running.steps or running.job.params.steps
         past_steps = running.phase in ("decoding", "upscaling", "finishing")

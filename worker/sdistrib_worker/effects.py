@@ -31,6 +31,13 @@ class AskEngine(NamedTuple):
     draw: Draw
 
 
+class CancelDrawing(NamedTuple):
+    """Ask the engine child to end its request early; it answers, and stays."""
+
+    #: The request.
+    ticket: int
+
+
 class KillEngine(NamedTuple):
     """End the engine child; answered by `EngineDied` with `ours`."""
 
@@ -76,4 +83,14 @@ class Stop(NamedTuple):
     reason: str = ""
 
 
-Effect = Send | StartEngine | AskEngine | KillEngine | EncodePicture | DropPicture | Log | Stop
+Effect = (
+    Send
+    | StartEngine
+    | AskEngine
+    | CancelDrawing
+    | KillEngine
+    | EncodePicture
+    | DropPicture
+    | Log
+    | Stop
+)

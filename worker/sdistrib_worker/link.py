@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sdistrib.errors import EngineError
-from sdistrib.protocol.engine import Draw, LogLine
+from sdistrib.protocol.engine import Draw, Interrupt, LogLine
 from sdistrib.transport import Watch
 from sdistrib_worker import events
-from sdistrib_worker.effects import AskEngine, DropPicture, KillEngine, StartEngine
+from sdistrib_worker.effects import AskEngine, CancelDrawing, DropPicture, KillEngine, StartEngine
 from sdistrib_worker.supervisor import Died, EngineChild, Event, Picture
 
 _LOG = logging.getLogger("sdistrib.worker")
@@ -43,7 +43,7 @@ class EngineLink:
             yield from self._translate(said)
 
     def carry_out(
-        self, effect: StartEngine | AskEngine | KillEngine | DropPicture
+        self, effect: StartEngine | AskEngine | CancelDrawing | KillEngine | DropPicture
     ) -> events.FileVanished | None:
         """Do what the machine wants of the child.
 
@@ -56,6 +56,8 @@ class EngineLink:
                 self._child.start()
             case AskEngine(draw):
                 return self._ask(draw)
+            case CancelDrawing(ticket):
+                self._child.send(Interrupt(ticket=ticket))
             case KillEngine(reason, code):
                 self._child.kill(reason, code)
             case DropPicture(picture):

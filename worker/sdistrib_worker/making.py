@@ -180,8 +180,8 @@ class Making:
 
     def _on_frame(self, frame: EngineFrame) -> None:
         match frame:
-            case Ready(facts=facts):
-                if self.drawing.became_ready(facts):
+            case Ready(facts=facts, cancels=cancels):
+                if self.drawing.became_ready(facts, cancels):
                     self._introduce(facts)
                     self._session.lose("the engine is another one now")
                 self._session.begin()

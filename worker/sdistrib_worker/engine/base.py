@@ -1,5 +1,6 @@
 """What an engine is to the child that holds it."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from sdistrib.errors import ErrorCode, SdistribError
@@ -48,6 +49,14 @@ class Engine(Protocol):
 
         Raises:
             RefusalError: no picture came of it; the engine can be used on.
+        """
+
+    @property
+    def cancel(self) -> Callable[[bool], None] | None:
+        """None where this version of the engine cannot end a picture early.
+
+        Called from any thread. With True the request under way, or the one about to begin, ends
+        soon as a refusal of code `cancelled`; False, said before each request, takes that back.
         """
 
     def unload(self) -> None:

@@ -6,6 +6,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 
 from sdistrib import limits
 from sdistrib.errors import ProtocolError
@@ -18,6 +19,7 @@ from sdistrib.protocol.engine import (
     Drawn,
     EngineFrame,
     FrameReader,
+    Interrupt,
     LogLine,
     Ready,
     Unload,
@@ -72,11 +74,35 @@ class Inbox:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._frames: queue.SimpleQueue[EngineFrame] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        #: The request under way and how to end it early; the newest that shall end.
+        self._under_way = 0
+        self._cancel: Callable[[bool], None] | None = None
+        self._cancelled = 0
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def next(self) -> EngineFrame:
         """Wait for the next request."""
         return self._frames.get()
+
+    def begins(self, ticket: int, cancel: Callable[[bool], None] | None) -> bool:
+        """From now on `cancel` ends this request early; False when it is cancelled already."""
+        with self._lock:
+            self._under_way, self._cancel = ticket, cancel
+            if cancel is not None:
+                cancel(False)
+            return self._cancelled != ticket
+
+    def ends(self) -> None:
+        """The request is over; a cancel that comes now is too late."""
+        with self._lock:
+            self._under_way, self._cancel = 0, None
+
+    def _cancels(self, ticket: int) -> None:
+        with self._lock:
+            self._cancelled = ticket
+            if self._under_way == ticket and self._cancel is not None:
+                self._cancel(True)
 
     def _read(self) -> None:
         # Without this thread the process could outlive its worker: whatever ends it, ends both.
@@ -84,7 +110,10 @@ class Inbox:
         try:
             while data := self._socket.recv(_READ_BYTES):
                 for frame in reader.feed(data):
-                    self._frames.put(frame)
+                    if isinstance(frame, Interrupt):
+                        self._cancels(frame.ticket)
+                    else:
+                        self._frames.put(frame)
         except ProtocolError as error:
             print(error, file=sys.stderr, flush=True)  # noqa: T201 - the supervisor's log pipe
             os._exit(EXIT_GARBLED)
@@ -94,22 +123,22 @@ class Inbox:
 
 def serve(link: Link, inbox: Inbox, engine: Engine) -> None:
     """Serve requests until the process ends."""
-    link.send(Ready(facts=engine.facts))
+    link.send(Ready(facts=engine.facts, cancels=engine.cancel is not None))
     while True:
         match inbox.next():
             case Draw() as request:
-                _draw(link, engine, request)
+                _draw(link, inbox, engine, request)
             case Unload():
                 engine.unload()
             case other:
                 raise AssertionError(f"the inbox let {other!r} through")
 
 
-def _draw(link: Link, engine: Engine, request: Draw) -> None:
+def _draw(link: Link, inbox: Inbox, engine: Engine, request: Draw) -> None:
     link.ticket = request.ticket
     link.send(Began(ticket=request.ticket))
     try:
-        painting = engine.draw(request)
+        painting = _painted(inbox, engine, request)
     except RefusalError as refusal:
         link.send(
             Declined(
@@ -120,11 +149,19 @@ def _draw(link: Link, engine: Engine, request: Draw) -> None:
             )
         )
         return
+    finally:
+        inbox.ends()
     descriptor = _shared(painting.pixels)
     try:
         link.send(_drawn(request.ticket, painting), descriptor)
     finally:
         os.close(descriptor)
+
+
+def _painted(inbox: Inbox, engine: Engine, request: Draw) -> Painting:
+    if not inbox.begins(request.ticket, engine.cancel):
+        raise RefusalError("cancelled", "It was not begun.")
+    return engine.draw(request)
 
 
 def _drawn(ticket: int, painting: Painting) -> Drawn:

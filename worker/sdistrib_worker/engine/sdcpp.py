@@ -58,6 +58,9 @@ class SdCpp:
         if asked == "auto" and (warning := device.unused_gpu(chosen)):
             reporter.log(2, warning)
 
+    #: This version of sd.cpp has no way to end a picture early; see `base.Engine.cancel`.
+    cancel = None
+
     @property
     def facts(self) -> EngineFacts:
         """What this engine is and which device it has."""
