@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import pytest
 
+from sdistrib.errors import StoreError
 from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, Codec, encode, encode_inventory, encode_petition
@@ -59,6 +60,7 @@ class Inside:
 
     def __init__(self, folder: Path, context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trace: Trace = []
+        self.commits = 0
         self.client = Peer(context, wire.MANAGER_TO_CLIENT, self.trace)
         self.worker = Peer(context, wire.MANAGER_TO_WORKER, self.trace)
         storage = open_folder(Settings("sdistrib test"), folder)
@@ -79,6 +81,7 @@ class Inside:
 
         def recorded_commit(changes: Any) -> None:
             commit(changes)
+            self.commits += 1
             for row in changes:
                 if isinstance(row, PetitionRow | ImageRow):
                     state = row.state if isinstance(row, ImageRow) else ""
@@ -145,6 +148,48 @@ def test_nothing_is_said_before_it_is_on_the_disk(inside: Inside) -> None:
             "commit ImageRow done",
             promise,
         )
+
+
+def _submits(client: Peer, numbers: range) -> None:
+    body = encode_petition(petition())
+    client.says += [encode(wire.Submit(id=petition_id(number)), body) for number in numbers]
+
+
+def test_all_that_a_turn_took_in_is_one_transaction(inside: Inside) -> None:
+    inside.client.says.append(encode(wire.ClientHello(protocols=(1,), software="test")))
+    inside.until(inside.client, wire.Welcome)
+    _submits(inside.client, range(1, 21))
+    before = inside.commits
+    inside.loop.turn()
+    assert inside.commits == before + 1
+    assert inside.trace.count("send ACCEPTED") == 20
+    assert inside.trace.count("commit PetitionRow ") == 20
+    assert inside.trace.index("send ACCEPTED") > max(
+        at for at, line in enumerate(inside.trace) if line.startswith("commit")
+    )
+
+
+def test_a_turn_that_is_not_kept_is_not_spoken_of(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = inside.client
+    client.says.append(encode(wire.ClientHello(protocols=(1,), software="test")))
+    inside.until(client, wire.Welcome)
+    with monkeypatch.context() as trouble:
+
+        def refuses(_: Any) -> None:
+            raise StoreError("the disk is on fire")
+
+        trouble.setattr(inside.storage.store, "commit", refuses)
+        _submits(client, range(1, 4))
+        inside.loop.turn()
+        assert not client.last(wire.Accepted)
+    # As after a restart: nothing of that turn is known, and it may be sent again.
+    assert not inside.storage.store.load().petitions
+    client.says.append(encode(wire.ClientHello(protocols=(1,), software="test")))
+    _submits(client, range(1, 2))
+    inside.until(client, wire.Refused)
+    assert client.last(wire.Refused).error.code == "busy"
 
 
 # --- from outside -----------------------------------------------------------------------------

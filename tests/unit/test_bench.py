@@ -130,6 +130,7 @@ def test_every_figure_of_the_issue_is_there():
         "cpu-16": ("<=", 4.0),
         "latency": ("<=", 2.0),
         "latency-verified": ("<=", 2.0),
+        "slow-link": ("<=", 2.0),
         "help": ("<=", 2.0),
     }
 
