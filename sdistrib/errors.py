@@ -141,8 +141,8 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
     "not_found": ErrorRow(
         1,
         404,
-        "The manager knows no petition of that id.",
-        "Run `sdistrib-client HOST queue --all` to see those it knows.",
+        "The manager knows no petition or worker of that id or name.",
+        "`sdistrib-client HOST queue --all` lists the petitions it knows, `workers` the workers.",
     ),
     "unauthorized": ErrorRow(
         7,

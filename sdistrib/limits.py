@@ -120,6 +120,8 @@ ZMTP_HEARTBEAT_TIMEOUT_S = 15.0
 RECONNECT_S_MAX = 5.0
 #: Ctrl-C waits this long for the manager to confirm the cancel.
 CANCEL_CONFIRM_S = 3.0
+#: A worker has this long to answer a wish about it: several times what a busy loop takes.
+STEER_ANSWER_S = 10.0
 #: Time for a petition whose last capable worker vanished, before it ends `no_capable_worker`.
 NO_WORKER_TIMEOUT_S = 3600.0
 #: No length of time on the wire is longer, infinity above all: sums must stay numbers.

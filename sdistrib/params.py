@@ -287,14 +287,19 @@ def _check_text(field: str, text: str, bytes_max: int) -> None:
         )
 
 
+def drawn_size(params: Params) -> tuple[int, int]:
+    """Width and height that the engine samples at in the end, after highres fix."""
+    if not params.hires:
+        return params.width, params.height
+    # With only one side given the engine makes a square.
+    return (
+        params.hires_width or params.hires_height or round(params.width * params.hires_scale),
+        params.hires_height or params.hires_width or round(params.height * params.hires_scale),
+    )
+
+
 def _check_pixels(params: Params) -> None:
-    width, height = params.width, params.height
-    if params.hires:
-        # With only one side given the engine makes a square.
-        width, height = (
-            params.hires_width or params.hires_height or round(width * params.hires_scale),
-            params.hires_height or params.hires_width or round(height * params.hires_scale),
-        )
+    width, height = drawn_size(params)
     if width * height > limits.PIXELS_MAX or max(width, height) > limits.SIDE_MAX:
         raise PetitionError.of(
             "too_large",

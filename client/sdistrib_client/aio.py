@@ -24,6 +24,7 @@ from sdistrib_client.errors import error_of
 from sdistrib_client.finding import (
     Found,
     answer_of,
+    answers_of,
     count_of,
     found_in,
     id_start,
@@ -147,6 +148,10 @@ class AsyncClient:
         """Forget an ended petition for good, or all; how many those were."""
         whole = "" if petition_id is None else await self._whole(petition_id)
         return count_of(await self._reply(self._session.purge(whole)))
+
+    async def control(self, wish: wire.WorkerWish, *workers: str) -> tuple[wire.ControlAnswer, ...]:
+        """Pause, resume, drain or unload workers, all without names; what each did."""
+        return answers_of(await self._reply(self._session.control(wish, workers)))
 
     async def find(self, petition_id: str) -> wire.QueuedPetition:
         """How far a petition is, and why it waits."""

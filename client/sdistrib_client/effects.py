@@ -94,6 +94,8 @@ class Reply(msgspec.Struct, frozen=True):
     body: bytes = b""
     #: What the manager has forgotten, where that was wished.
     purged: wire.Purged | None = None
+    #: What workers did, where that was wished.
+    controlled: wire.Controlled | None = None
 
 
 Effect = Send | Deliver | ShowAccepted | ShowProgress | Notify | End | Reply

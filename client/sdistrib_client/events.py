@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from sdistrib.protocol.codec import Buffer
+from sdistrib.protocol.messages import WorkerWish
 
 Question = Literal["models", "workers", "queue", "status", "petition"]
 
@@ -110,6 +111,17 @@ class PurgeWished(msgspec.Struct, frozen=True):
     id: str
 
 
+class ControlWished(msgspec.Struct, frozen=True):
+    """The user wants something of workers."""
+
+    #: Number of the wish; its answer carries it.
+    number: int
+    #: What is wanted.
+    wish: WorkerWish
+    #: Stable names; none is all that are there.
+    workers: tuple[str, ...]
+
+
 class UserLeft(msgspec.Struct, frozen=True):
     """The program closes the connection on purpose."""
 
@@ -124,6 +136,7 @@ Wish = (
     | CancelWished
     | QuestionAsked
     | PurgeWished
+    | ControlWished
     | UserLeft
 )
 Event = FramesReceived | SendFailed | Tick | Wish

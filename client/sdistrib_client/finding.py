@@ -107,6 +107,25 @@ def count_of(reply: Reply) -> int:
     return reply.purged.petitions
 
 
+def answers_of(reply: Reply) -> tuple[wire.ControlAnswer, ...]:
+    """What each worker did. Raises as `answer_of`."""
+    if reply.controlled is None:
+        raise _error_in(reply)
+    return reply.controlled.answers
+
+
+def checked_workers(workers: tuple[str, ...]) -> None:
+    """Refuse names of workers that the wire does not take.
+
+    Raises:
+        PetitionError: `invalid_params`: one is too long, or they are too many.
+    """
+    try:
+        msgspec.convert({"number": 0, "wish": "pause", "workers": workers}, wire.Control)
+    except msgspec.ValidationError as error:
+        raise PetitionError.of("invalid_params", f"Names of workers: {error}.") from None
+
+
 def _error_in(reply: Reply) -> Exception:
     error = error_of(reply.ending) if reply.ending is not None else None
     return error or AssertionError("a reply without answer has an error")

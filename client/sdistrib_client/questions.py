@@ -1,4 +1,4 @@
-"""What was asked of the manager and is not answered yet: lists, and the wish to purge. Pure.
+"""What was asked of the manager and is not answered yet: lists, wishes to purge or control. Pure.
 
 Each is said again at every welcome, since asking twice is harmless, and each has a deadline.
 """
@@ -8,15 +8,33 @@ from typing import NamedTuple
 
 from sdistrib.errors import ErrorInfo
 from sdistrib.protocol import messages as wire
+from sdistrib_client import events
 from sdistrib_client.effects import Ending, Reply
 
 #: A living manager that does not answer a question for this long has a bug.
 ANSWER_TIMEOUT_S = 30.0
 
 
+#: What is asked. Asking twice is harmless.
+Asking = wire.Ask | wire.Purge | wire.Control
+
+
 class _Asked(NamedTuple):
-    message: wire.Ask | wire.Purge
+    message: Asking
     deadline: float
+
+
+def asking_of(
+    event: events.QuestionAsked | events.PurgeWished | events.ControlWished,
+) -> Asking:
+    """How it is said to the manager."""
+    match event:
+        case events.QuestionAsked(number, what, every, start):
+            return wire.Ask(number=number, what=what, all=every, id=start)
+        case events.PurgeWished(_, petition_id):
+            return wire.Purge(id=petition_id)
+        case events.ControlWished(number, wish, workers):
+            return wire.Control(number=number, wish=wish, workers=workers)
 
 
 class Questions:
@@ -28,11 +46,11 @@ class Questions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def ask(self, number: int, message: wire.Ask | wire.Purge, now: float) -> None:
+    def ask(self, number: int, message: Asking, now: float) -> None:
         """One more."""
         self._open[number] = _Asked(message, now + ANSWER_TIMEOUT_S)
 
-    def messages(self) -> list[wire.Ask | wire.Purge]:
+    def messages(self) -> list[Asking]:
         """Everything that is to be said at a welcome."""
         return [asked.message for asked in self._open.values()]
 
@@ -51,6 +69,16 @@ class Questions:
             del self._open[number]
             yield Reply(number, purged=message)
 
+    def controlled(self, message: wire.Controlled) -> Iterator[Reply]:
+        """Workers have done what was wished, or the manager knows no such workers."""
+        if self._open.pop(message.number, None) is None:
+            return
+        if message.error is not None:
+            ending = Ending(outcome="refused", error=message.error)
+            yield Reply(message.number, ending=ending)
+        else:
+            yield Reply(message.number, controlled=message)
+
     def refused(self, message: wire.Refused) -> Iterator[Reply]:
         """The manager does not forget that petition."""
         for number in self._purges(message.id):
@@ -62,7 +90,7 @@ class Questions:
         for number, asked in list(self._open.items()):
             if now >= asked.deadline:
                 del self._open[number]
-                name = asked.message.what if isinstance(asked.message, wire.Ask) else "purge"
+                name = _name(asked.message)
                 text = f"The manager did not answer {name!r} for {ANSWER_TIMEOUT_S:.0f} s."
                 error = ErrorInfo(code="internal", message=text)
                 yield Reply(number, ending=Ending(outcome="refused", error=error))
@@ -79,3 +107,9 @@ class Questions:
             for number, asked in self._open.items()
             if isinstance(asked.message, wire.Purge) and asked.message.id == petition_id
         ]
+
+
+def _name(asked: Asking) -> str:
+    if isinstance(asked, wire.Ask):
+        return asked.what
+    return asked.wish if isinstance(asked, wire.Control) else "purge"

@@ -27,7 +27,7 @@ from sdistrib.protocol.codec import Buffer, Codec
 from sdistrib_client import effects, events
 from sdistrib_client.effects import Effect, Ending
 from sdistrib_client.link import CONNECT_TIMEOUT_S, Link
-from sdistrib_client.questions import ANSWER_TIMEOUT_S, Questions
+from sdistrib_client.questions import ANSWER_TIMEOUT_S, Asking, Questions, asking_of
 from sdistrib_client.tracker import Tracked, Transfer
 
 __all__ = ["ANSWER_TIMEOUT_S", "Requests"]
@@ -92,10 +92,8 @@ class Requests:
                 self._picture_taken(petition_id, index)
             case events.CancelWished(petition_id):
                 self._cancel_wished(petition_id)
-            case events.QuestionAsked(number, what, every, petition_id):
-                self._ask(number, wire.Ask(number=number, what=what, all=every, id=petition_id))
-            case events.PurgeWished(number, petition_id):
-                self._ask(number, wire.Purge(id=petition_id))
+            case events.QuestionAsked() | events.PurgeWished() | events.ControlWished():
+                self._ask(event.number, asking_of(event))
             case events.UserLeft():
                 self._send(wire.Goodbye(reason="the client is done"))
             case _:
@@ -159,6 +157,8 @@ class Requests:
                 self._end_all(_refusal(fault))
             case wire.Purged() as purged:
                 self._out += self._questions.purged(purged)
+            case wire.Controlled() as controlled:
+                self._out += self._questions.controlled(controlled)
             case wire.Beat() | wire.ChunkSeen():
                 pass
             case _:
@@ -329,7 +329,7 @@ class Requests:
         petition.wish_cancel(self._now)
         self._say(petition)
 
-    def _ask(self, number: int, message: wire.Ask | wire.Purge) -> None:
+    def _ask(self, number: int, message: Asking) -> None:
         self._begin()
         self._questions.ask(number, message, self._now)
         self._send(message)

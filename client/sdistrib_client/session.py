@@ -15,7 +15,7 @@ from sdistrib.protocol.codec import encode, encode_petition
 from sdistrib.version import SOFTWARE
 from sdistrib_client import effects, events
 from sdistrib_client.effects import Ending
-from sdistrib_client.finding import Found
+from sdistrib_client.finding import Found, checked_workers
 from sdistrib_client.pictures import Picture
 from sdistrib_client.requests import Requests
 
@@ -192,6 +192,17 @@ class Session:
         """Wish to have a petition forgotten, or all; the reply turns up as that of a question."""
         self._questions += 1
         self.post(events.PurgeWished(self._questions, petition_id))
+        return self._questions
+
+    def control(self, wish: wire.WorkerWish, workers: tuple[str, ...]) -> int:
+        """Wish something of workers; the reply turns up as that of a question.
+
+        Raises:
+            PetitionError: `invalid_params`: a name is too long, or they are too many.
+        """
+        checked_workers(workers)
+        self._questions += 1
+        self.post(events.ControlWished(self._questions, wish, workers))
         return self._questions
 
     def wait_s(self) -> float:

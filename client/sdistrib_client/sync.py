@@ -168,6 +168,10 @@ class Client:
         whole = "" if petition_id is None else self._whole(petition_id)
         return finding.count_of(self._reply(self._session.purge(whole)))
 
+    def control(self, wish: wire.WorkerWish, *workers: str) -> tuple[wire.ControlAnswer, ...]:
+        """Pause, resume, drain or unload workers, all without names. Raises as `attach`."""
+        return finding.answers_of(self._reply(self._session.control(wish, workers)))
+
     def find(self, petition_id: str) -> wire.QueuedPetition:
         """How far a petition is, and why it waits. Raises as `attach`."""
         return finding.only_row(

@@ -18,6 +18,9 @@ _ROWS_BYTES_MAX = limits.HEADER_BYTES_MAX * 3 // 4
 #: A whole id; what is shorter is the beginning of one.
 _ID_DIGITS = 32
 
+#: Characters of a reason in which a worker has its say.
+_REASON_CHARS = 300
+
 _Row = TypeVar("_Row")
 
 
@@ -27,13 +30,13 @@ def answer(state: State, ask: wire.Ask) -> wire.Answer:
     models = _models(state) if ask.what == "models" else ()
     workers = _workers(state) if ask.what in ("workers", "status") else ()
     queue = _queue(state, ask) if ask.what in ("queue", "petition") else ()
-    fitting = (_fitting(models), _fitting(workers), _fitting(queue))
+    found = (fitting(models), fitting(workers), fitting(queue))
     return wire.Answer(
         number=ask.number,
-        models=fitting[0],
-        workers=fitting[1],
-        queue=fitting[2],
-        cut=sum(map(len, fitting)) < len(models) + len(workers) + len(queue),
+        models=found[0],
+        workers=found[1],
+        queue=found[2],
+        cut=sum(map(len, found)) < len(models) + len(workers) + len(queue),
         software=state.settings.software,
         uptime_s=state.now - state.started_at,
         waiting_images=counters.waiting_images,
@@ -42,7 +45,7 @@ def answer(state: State, ask: wire.Ask) -> wire.Answer:
     )
 
 
-def _fitting(rows: tuple[_Row, ...]) -> tuple[_Row, ...]:
+def fitting(rows: tuple[_Row, ...]) -> tuple[_Row, ...]:
     """As many of the first rows as fit one message."""
     size_bytes = 0
     for count, row in enumerate(rows):
@@ -75,6 +78,8 @@ def _facts(state: State, worker: Worker) -> wire.WorkerFacts:
     doing = "loading" if worker.state.state in ("loading", "starting") else "busy"
     busy = bool(worker.leases) or worker.state.state == "starting"
     standing = "away" if not worker.present else "suspect" if pulse != "alive" else ""
+    if not standing and not worker.is_open:
+        standing = worker.standing.state
     return wire.WorkerFacts(
         name=worker.name,
         state=standing or (doing if busy else "idle"),  # type: ignore[arg-type]
@@ -85,6 +90,8 @@ def _facts(state: State, worker: Worker) -> wire.WorkerFacts:
         running=tuple(attempt for attempt, lease in worker.leases.items() if lease.started),
         loaded=worker.state.loaded,
         last_seen_s=max(0.0, state.now - worker.liveness.heard_at),
+        reason=worker.standing.reason[:_REASON_CHARS] if worker.present else "",
+        declared=worker.declared,
     )
 
 
@@ -105,7 +112,7 @@ def _found(state: State, ask: wire.Ask) -> list[Entry]:
 def _queue(state: State, ask: wire.Ask) -> tuple[wire.QueuedPetition, ...]:
     """In order of arrival. When not all fit, those that have not ended come first."""
     found = [_row(state, entry) for entry in _found(state, ask)]
-    if len(_fitting(tuple(found))) < len(found):
+    if len(fitting(tuple(found))) < len(found):
         found.sort(key=lambda row: row.state in PETITION_ENDS)
     return tuple(found)
 

@@ -10,7 +10,7 @@ from sdistrib.models import Catalogue
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_inventory
-from sdistrib_manager import arrival, outcome, restore
+from sdistrib_manager import arrival, controls, outcome, restore
 from sdistrib_manager.queue import Issued
 from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import ForgetWorker, WorkerRow
@@ -62,6 +62,8 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
         worker.engine = hello.engine
         worker.set_catalogue(catalogue)
         state.log("info", f"worker {hello.name} is back")
+    worker.standing = wire.Standing(state=hello.standing, reason=hello.reason)
+    worker.declared = hello.declared
     worker.liveness.heard(state.now)
     state.say(
         "worker", route, wire.Welcome(protocol=wire.VERSION, software=state.settings.software)
@@ -223,7 +225,9 @@ _HANDLERS: dict[type[wire.Message], Callable[[State, Worker, Any, Buffer], None]
     wire.Inventory: _inventory,
     wire.Result: arrival.result,
     wire.Revoked: _revoked,
+    wire.Standing: controls.standing,
     wire.Started: _started,
+    wire.Steered: controls.steered,
     wire.Step: _step,
     wire.TooLate: _too_late,
 }

@@ -19,7 +19,7 @@ from typing import assert_never
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo, ProtocolError
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import arrival, delivery, floor, intake, outcome
+from sdistrib_manager import arrival, controls, delivery, floor, intake, outcome
 from sdistrib_manager.effects import Effect, Stop
 from sdistrib_manager.events import (
     BlobFailed,
@@ -129,6 +129,7 @@ class Manager:
             floor.review(state)
             intake.review(state)
             outcome.review(state)
+            controls.review(state)
             for entry, image in end_grace(state):
                 outcome.wait_again(state, entry, image)
         if state.schedule_due and not state.stopping and not state.store_trouble:

@@ -23,6 +23,8 @@ ELSEWHERE: frozenset[ErrorCode] = frozenset(
 
 #: Lines of each dead engine's log that a quarantine shows.
 _TAIL_LINES = 8
+#: Characters of a reason in which a worker has its say.
+_REASON_CHARS = 300
 #: So many quarantined images, and none drawn, end a petition: the fault is not in one seed.
 _QUARANTINED_MAX = 3
 
@@ -57,7 +59,8 @@ def _may_retry(state: State, entry: Entry, image: Image, error: ErrorInfo) -> bo
 
 def _untried(state: State, entry: Entry, image: Image) -> list[Worker]:
     tried = {failure.worker for failure in image.failures}
-    return [w for w in state.roster.present() if w.name not in tried and w.has_all(entry.wanted)]
+    able = (w for w in state.roster.present() if w.is_open and w.has_all(entry.wanted))
+    return [worker for worker in able if worker.name not in tried]
 
 
 def avoids(state: State, entry: Entry, index: int, worker: Worker) -> bool:
@@ -200,6 +203,11 @@ def why_waiting(state: State, entry: Entry) -> str:
         return "no worker is connected yet"
     holders = state.roster.holders(entry.wanted)
     here = [worker for worker in holders if worker.present]
+    if here and not any(worker.is_open for worker in here):
+        worker = here[0]
+        more = f", and {len(here) - 1} more take none" if len(here) > 1 else ""
+        return f"{worker.name} takes no grants: {worker.standing.reason}{more}"[:_REASON_CHARS]
+    here = [worker for worker in here if worker.is_open]
     if here:
         busy = ", ".join(sorted(worker.name for worker in here)[:3])
         return f"waiting for a free worker ({busy})"

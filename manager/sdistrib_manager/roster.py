@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 
 from sdistrib.liveness import Liveness
 from sdistrib.models import Catalogue, Wanted
-from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Step
+from sdistrib.protocol.messages import (
+    Attempt,
+    ControlAnswer,
+    Declared,
+    EngineFacts,
+    EngineState,
+    Standing,
+    Step,
+    WorkerWish,
+)
 
 #: Images that a worker may hold at once: one in the engine and one behind it, so that the engine
 #: never waits for the network.
@@ -42,6 +51,10 @@ class Worker:
     present: bool = True
     leases: dict[Attempt, Lease] = field(default_factory=dict)
     state: EngineState = field(default_factory=lambda: EngineState(state="starting"))
+    #: Whether it takes grants, as it says itself.
+    standing: Standing = field(default_factory=lambda: Standing(state="open"))
+    #: What its owner allows it.
+    declared: Declared = field(default_factory=Declared)
     done: int = 0
     failed: int = 0
     #: Answers of `has_all`, kept until the inventory changes.
@@ -64,11 +77,31 @@ class Worker:
         self.catalogue = catalogue
         self._has.clear()
 
+    @property
+    def is_open(self) -> bool:
+        """It takes grants."""
+        return self.standing.state == "open"
+
     def credit(self, now: float) -> int:
-        """Images that may be granted to it now; none while it is suspect or away."""
-        if not self.present or self.liveness.state(now) != "alive":
+        """Images that may be granted to it now; none while it is suspect, away or not open."""
+        if not (self.present and self.is_open) or self.liveness.state(now) != "alive":
             return 0
         return CREDIT - len(self.leases)
+
+
+@dataclass(slots=True, kw_only=True)
+class Steering:
+    """A client's wish about workers, until each has answered or will not."""
+
+    #: Route of the client, and its number for the wish.
+    route: bytes
+    number: int
+    wish: WorkerWish
+    #: Workers that have not answered, by instance.
+    waiting: dict[str, Worker]
+    #: When no answer is waited for any more.
+    deadline: float
+    answers: list[ControlAnswer] = field(default_factory=list)
 
 
 class Roster:

@@ -13,7 +13,7 @@ from sdistrib.transfer import Incoming
 from sdistrib_manager.clients import Client
 from sdistrib_manager.effects import Effect, Keep, Log, Send
 from sdistrib_manager.queue import Entry, Image, Queue
-from sdistrib_manager.roster import Roster, Worker
+from sdistrib_manager.roster import Roster, Steering, Worker
 from sdistrib_manager.rows import ImageRow, IssuedRow, PetitionStateRow, Row, Tombstone
 
 
@@ -105,6 +105,10 @@ class State:
     blob_uses: dict[str, int] = field(default_factory=dict)
     #: Bytes of pictures that are kept.
     blob_bytes: int = 0
+    #: Wishes about workers that are under way, by the number that the workers know.
+    steering: dict[int, Steering] = field(default_factory=dict)
+    #: The last such number.
+    steered: int = 0
     #: Something changed that may let an image go out.
     schedule_due: bool = False
     stopping: bool = False

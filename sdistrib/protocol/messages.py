@@ -31,6 +31,10 @@ Size = Annotated[int, Meta(ge=0, le=limits.PICTURE_BYTES_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.SECONDS_MAX)]
 Count = Annotated[int, Meta(ge=0)]
 Phase = Literal["loading", "encoding", "sampling", "decoding", "upscaling", "finishing"]
+#: What a client may wish of a worker.
+WorkerWish = Literal["pause", "resume", "drain", "unload"]
+#: Whether a worker takes grants; `draining` ends with its goodbye.
+StandingState = Literal["open", "paused", "draining"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -61,6 +65,15 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     fingerprint: Name
     #: The engine's own line on the CPU features it uses.
     system_info: Text = ""
+
+
+class Declared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker's owner allows it; 0 is no limit of his."""
+
+    #: Pixels of one picture, after highres fix.
+    max_pixels: Count = 0
+    #: Images in one call of the engine.
+    max_batch: Count = 0
 
 
 # --- Both directions ------------------------------------------------------------------------
@@ -206,6 +219,15 @@ class Ask(Message, frozen=True, kw_only=True):
     id: IdStart = ""
 
 
+class Control(Message, frozen=True, kw_only=True):
+    """A wish about workers; answered by `Controlled` of the same number."""
+
+    number: Count
+    wish: WorkerWish
+    #: Stable names; none is all workers that are here.
+    workers: Annotated[tuple[Name, ...], Meta(max_length=256)] = ()
+
+
 # --- Manager to client ----------------------------------------------------------------------
 
 
@@ -303,7 +325,7 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """One worker as the manager sees it."""
 
     name: Name
-    state: Literal["loading", "idle", "busy", "suspect", "away"]
+    state: Literal["loading", "idle", "busy", "paused", "draining", "suspect", "away"]
     engine: EngineFacts
     files: Count = 0
     #: Images made and attempts failed since it connected.
@@ -314,6 +336,9 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     #: Name of the model that is loaded.
     loaded: Name = ""
     last_seen_s: Seconds = 0.0
+    #: Why it takes no grants, for people.
+    reason: Text = ""
+    declared: Declared = Declared()
 
 
 class QueuedPetition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -359,6 +384,28 @@ class Answer(Message, frozen=True, kw_only=True):
     done_images: Count = 0
 
 
+class ControlAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a wish on one worker."""
+
+    worker: Name
+    #: What it did, for people: "paused; it finishes the image under way".
+    did: Text
+    #: The worker itself has answered.
+    obeyed: bool = True
+
+
+class Controlled(Message, frozen=True, kw_only=True):
+    """The answer to `Control`, when each worker has answered or will not."""
+
+    number: Count
+    #: One for each worker, by name.
+    answers: tuple[ControlAnswer, ...] = ()
+    #: Why nothing was done at all.
+    error: ErrorInfo | None = None
+    #: More answers exist than fit one message.
+    cut: bool = False
+
+
 # --- Worker to manager ----------------------------------------------------------------------
 
 
@@ -377,6 +424,10 @@ class WorkerHello(Message, frozen=True, kw_only=True):
     running: tuple[Attempt, ...] = ()
     #: Attempts whose results wait here to be recorded.
     holding: tuple[Attempt, ...] = ()
+    #: As in `Standing`.
+    standing: StandingState = "open"
+    reason: Text = ""
+    declared: Declared = Declared()
 
 
 class Inventory(Message, frozen=True, kw_only=True):
@@ -431,6 +482,22 @@ class EngineState(Message, frozen=True, kw_only=True):
     context: Name = ""
 
 
+class Standing(Message, frozen=True, kw_only=True):
+    """Whether the worker takes grants from now on; the worker alone decides."""
+
+    state: StandingState
+    #: Why it takes none, for people: "paused by ana".
+    reason: Text = ""
+
+
+class Steered(Message, frozen=True, kw_only=True):
+    """The answer to `Steer`: the wish is carried out, or will be."""
+
+    number: Count
+    #: What it did, for people.
+    did: Text
+
+
 # --- Manager to worker ----------------------------------------------------------------------
 
 
@@ -451,6 +518,15 @@ class Abandon(Message, frozen=True, kw_only=True):
     """Nobody wants this attempt any more, begun or not; its result will be refused."""
 
     attempt: Attempt
+
+
+class Steer(Message, frozen=True, kw_only=True):
+    """A client's wish about this worker; answered by `Steered` of the same number."""
+
+    number: Count
+    wish: WorkerWish
+    #: User whose wish it is.
+    by: Name = ""
 
 
 class ResultRecorded(Message, frozen=True, kw_only=True):
@@ -485,14 +561,16 @@ CLIENT_TO_MANAGER: tuple[type[Message], ...] = (
     ResultSeen,
     ProgressSeen,
     Ask,
+    Control,
 )
 MANAGER_TO_CLIENT: tuple[type[Message], ...] = (
     *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Purged,
-    Answer,
+    Answer, Controlled,
 )  # fmt: skip
 WORKER_TO_MANAGER: tuple[type[Message], ...] = (
     *BOTH, WorkerHello, Inventory, Started, Step, Result, Failed, Revoked, TooLate, EngineState,
+    Standing, Steered,
 )  # fmt: skip
 MANAGER_TO_WORKER: tuple[type[Message], ...] = (
-    *BOTH, Identify, Welcome, Grant, Revoke, Abandon, ResultRecorded, ResultRefused,
+    *BOTH, Identify, Welcome, Grant, Revoke, Abandon, ResultRecorded, ResultRefused, Steer,
 )  # fmt: skip

@@ -26,6 +26,7 @@ SDISTRIB_SCRIPTED_IMAGE_S gives the seconds per image where no `!sleep` does, 0 
 SDISTRIB_SCRIPTED_LOG=FILE gets a JSON line for each image begun and each one drawn, with its seed.
 SDISTRIB_SCRIPTED_CANCELS=1 makes it an engine that can end a picture early.
 SDISTRIB_SCRIPTED_START=exit=N or =hang makes the child end or hang before it is ready.
+SDISTRIB_SCRIPTED_BACKEND is the backend that it says it has, "cpu" by default.
 """
 
 import argparse
@@ -44,6 +45,8 @@ import threading
 import time
 from pathlib import Path
 from typing import NoReturn
+
+import msgspec
 
 from sdistrib import limits
 from sdistrib.errors import ERROR_CODES, ErrorCode
@@ -120,7 +123,9 @@ class Child:
         """Serve requests until the process ends."""
         self._send(LogLine(level=1, text="scripted engine is ready"))
         cancels = "SDISTRIB_SCRIPTED_CANCELS" in os.environ
-        self._send(Ready(facts=FACTS, cancels=cancels))
+        backend = os.environ.get("SDISTRIB_SCRIPTED_BACKEND", FACTS.backend)
+        facts = msgspec.structs.replace(FACTS, backend=backend)
+        self._send(Ready(facts=facts, cancels=cancels))
         while True:
             request = self._requests.get()
             if isinstance(request, Draw):

@@ -775,8 +775,9 @@ ANSWER = wire.Answer(
         (
             ["workers"],
             [
-                "NAME   STATE      BACKEND  DEVICE  ENGINE  FILES  DONE  FAILED  LOADED",
-                "gpu 1  away 40 s  cuda     RTX     0.4.7   3      0     0       -",
+                "NAME   STATE      BACKEND  DEVICE  ENGINE  FILES  DONE  FAILED  LOADED"
+                "  WHY NO GRANTS",
+                "gpu 1  away 40 s  cuda     RTX     0.4.7   3      0     0       -       -",
             ],
         ),
         (
@@ -929,6 +930,7 @@ def test_completion_of_a_verb():
     assert completions("h", "") == [
         *("txt2img", "models", "workers", "queue", "status"),
         *("attach", "fetch", "cancel", "retry", "purge"),
+        *("pause", "resume", "drain", "unload"),
     ]
     assert completions("h", "--steps", "4", "mo") == []
     assert completions("--ver") == ["--version"]

@@ -93,6 +93,10 @@ REGISTRY = {
     "ZMTP_HEARTBEAT_TIMEOUT_S": (SOCKETS, "test_sockets_are_set_up_as_the_protocol_wants"),
     "RECONNECT_S_MAX": (SOCKETS, "test_sockets_are_set_up_as_the_protocol_wants"),
     "CANCEL_CONFIRM_S": ("test_client_requests", "test_a_cancel_without_answer_ends_unconfirmed"),
+    "STEER_ANSWER_S": (
+        "test_manager_controls",
+        "test_a_worker_that_does_not_answer_for_n_seconds_is_spoken_for",
+    ),
     "NO_WORKER_TIMEOUT_S": (HERE, "test_a_petition_waits_n_seconds_for_a_worker_that_can"),
     "SECONDS_MAX": (HERE, "test_a_length_of_time_at_n_and_behind_n"),
     "DEADLINE_S_MAX": (PARAMS, "test_a_petitions_own_bounds"),

@@ -948,7 +948,8 @@ def test_a_busy_worker_finishes_hands_in_and_leaves() -> None:
     rig.connect()
     ticket = rig.begin(attempt(0), attempt(1))
     made = _ask_to_stop(rig)
-    assert said(made) == [wire.Revoked(attempt=attempt(1))]
+    standing = wire.Standing(state="draining", reason="stopped by its owner")
+    assert said(made) == [standing, wire.Revoked(attempt=attempt(1))]
     assert not of(made, fx.Stop)
     assert said(rig.grant(attempt(2)), wire.Revoked) == [wire.Revoked(attempt=attempt(2))]
     assert not of(rig.draw(ticket), fx.Stop)

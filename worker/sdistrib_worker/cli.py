@@ -14,10 +14,13 @@ import click
 
 from sdistrib import limits, log
 from sdistrib.errors import EXIT_USAGE, ConfigError
+from sdistrib.protocol.messages import Declared
 from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_context
 from sdistrib.version import VERSION
+from sdistrib_worker.allowed import is_model, parse_pixels
 from sdistrib_worker.digests import DigestCache, default_cache_file
 from sdistrib_worker.engine.device import device_environment
+from sdistrib_worker.hours import Hours, parse_hours
 from sdistrib_worker.inventory import Librarian, check_root, empty_warning
 from sdistrib_worker.loop import Loop
 from sdistrib_worker.machine import Worker
@@ -44,6 +47,16 @@ class Options(NamedTuple):
     threads: int = 0
     #: Factor on the engine's time limits.
     patience: float = 1.0
+    #: What the owner allows.
+    declared: Declared = Declared()
+    #: Patterns of the models that are allowed; none allows all.
+    models: tuple[str, ...] = ()
+    #: When it may work; None is always.
+    hours: Hours | None = None
+    #: Minutes without work after which the context is unloaded; 0 is never.
+    unload_after_min: float = 0.0
+    #: No grants while another process uses the device.
+    yield_when_busy: bool = False
 
 
 @click.command(
@@ -77,6 +90,46 @@ class Options(NamedTuple):
     help="Factor on the time limits for loading and drawing, for slow disks and devices.",
 )
 @click.option(
+    "--max-pixels",
+    metavar="N|WxH",
+    help="Draw no picture of more pixels, highres fix included.  [default: no limit]",
+)
+@click.option(
+    "--max-batch",
+    default=0,
+    type=click.IntRange(0, limits.IMAGES_PER_PETITION_MAX),
+    metavar="N",
+    help="Most images in one call of the engine.  [default: no limit]",
+)
+@click.option(
+    "--models",
+    multiple=True,
+    metavar="GLOB",
+    help="Draw only with models (of stable-diffusion and diffusion folders) of such names, in any"
+    " case, for example 'sd_xl*'; may be given several times.  [default: all]",
+)
+@click.option(
+    "--hours",
+    multiple=True,
+    metavar="FROM-TO",
+    help="Work only then, local time: 22-08 goes over midnight, 9:30-12,14-17 is two; may be given"
+    " several times. An image that is under way at the end is finished.  [default: always]",
+)
+@click.option(
+    "--yield-when-busy",
+    is_flag=True,
+    help="Take no work while another process uses the device: on a CUDA card one that takes a tenth"
+    " of it (needs nvidia-ml-py), on a CPU others that take a quarter of all cores. Where that"
+    " cannot be measured it is a refusal to start.",
+)
+@click.option(
+    "--unload-after",
+    default=0.0,
+    type=click.FloatRange(0.0, 100_000.0),
+    metavar="MINUTES",
+    help="Give the device's memory back after so long without work.  [default: never]",
+)
+@click.option(
     "--insecure-lan",
     is_flag=True,
     help="Dial a manager on another machine without keys or encryption: prompts and pictures can"
@@ -95,6 +148,12 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     device: str,
     threads: int,
     patience: float,
+    max_pixels: str | None,
+    max_batch: int,
+    models: tuple[str, ...],
+    hours: tuple[str, ...],
+    yield_when_busy: bool,
+    unload_after: float,
     insecure_lan: bool,
     verbose: bool,
     log_json: bool,
@@ -109,7 +168,19 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
         address = parse_address(host, WORKER_PORT)
         check_host(address, insecure_lan=insecure_lan)
         options = Options(
-            address, models_dir.absolute(), check_name(name), device, threads, patience
+            address,
+            models_dir.absolute(),
+            check_name(name),
+            device,
+            threads,
+            patience,
+            declared=Declared(
+                max_pixels=parse_pixels(max_pixels) if max_pixels else 0, max_batch=max_batch
+            ),
+            models=models,
+            hours=parse_hours(hours) if hours else None,
+            unload_after_min=unload_after,
+            yield_when_busy=yield_when_busy,
         )
         status = run(options, engine or engine_command)
     except ConfigError as error:
@@ -162,16 +233,21 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
         version=VERSION,
         threads=options.threads,
         patience=options.patience,
+        declared=options.declared,
+        unload_after_s=60.0 * options.unload_after_min,
+        yield_when_busy=options.yield_when_busy,
     )
     with zmq_context() as context:
         # The loop exists before the librarian's thread, and its `publish` with it.
         cache = DigestCache(default_cache_file())
-        librarian = Librarian(options.models_dir, cache)
+        librarian = Librarian(options.models_dir, cache, options.models)
         if not librarian.first_files:
             _LOG.warning(empty_warning(options.models_dir))
+        elif options.models and not any(map(is_model, librarian.first_files)):
+            _LOG.warning("No model in %s is allowed by --models.", options.models_dir)
         worker = Worker(settings, librarian.first_files)
         dealer = Dealer(context, options.address)
-        loop = Loop(worker, dealer, engine(options.device), environment)
+        loop = Loop(worker, dealer, engine(options.device), environment, options.hours)
         loop.stop_on(signal.SIGTERM, signal.SIGINT)
         librarian.begin(loop.publish)
         try:

@@ -6,7 +6,7 @@ from sdistrib.errors import ErrorCode
 from sdistrib.infotext import PictureFacts
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.engine import Draw
-from sdistrib.protocol.messages import Attempt, Message
+from sdistrib.protocol.messages import Attempt, EngineFacts, Message
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -45,6 +45,13 @@ class KillEngine(NamedTuple):
     reason: str
     #: `engine_hung` or `cancelled`.
     code: ErrorCode
+
+
+class WatchDevice(NamedTuple):
+    """Say by `AvailabilityChanged`, from now on, whether another process uses the device."""
+
+    #: What the engine is, and runs on.
+    facts: EngineFacts
 
 
 class EncodePicture(NamedTuple):
@@ -89,6 +96,7 @@ Effect = (
     | AskEngine
     | CancelDrawing
     | KillEngine
+    | WatchDevice
     | EncodePicture
     | DropPicture
     | Log

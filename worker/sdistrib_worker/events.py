@@ -99,6 +99,15 @@ class InventoryChanged(NamedTuple):
     files: tuple[StoredFile, ...]
 
 
+class AvailabilityChanged(NamedTuple):
+    """Something that is not the manager allows or forbids work."""
+
+    #: What says so: "hours" or "device".
+    source: str
+    #: Why no grants are to be taken; empty when they may be.
+    reason: str
+
+
 class StopRequested(NamedTuple):
     """The process was asked to end; asked twice, to end at once."""
 
@@ -123,6 +132,7 @@ Event = (
     | SendFailed
     | EngineEvent
     | InventoryChanged
+    | AvailabilityChanged
     | StopRequested
     | TurnLate
     | TurnEnded

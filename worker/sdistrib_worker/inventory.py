@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from sdistrib import limits
 from sdistrib.errors import ConfigError
 from sdistrib.models import EXTENSIONS, FOLDERS, ModelFile
 from sdistrib.params import ModelKind
+from sdistrib_worker.allowed import allowed_files
 from sdistrib_worker.digests import DigestCache, digest_of
 from sdistrib_worker.shelf import StoredFile
 
@@ -219,16 +220,18 @@ class Librarian:
     """Watches the tree and computes digests beside the loop; publishes each new whole list.
 
     The first walk is made at construction: `first_files` has the digests that the cache knows, and
-    the others follow through `publish` as they become known.
+    the others follow through `publish` as they become known. `models` are the patterns that allow
+    models, see `allowed`; none allows all.
     """
 
-    def __init__(self, root: Path, cache: DigestCache) -> None:
+    def __init__(self, root: Path, cache: DigestCache, models: Sequence[str] = ()) -> None:
         self._root = root
         self._cache = cache
+        self._models = tuple(models)
         self._publish: Publish | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="librarian", daemon=True)
-        self._scan = scan(root)
+        self._scan = self._walk()
         #: What the walk at construction found.
         self.first_files: tuple[StoredFile, ...] = self._with_digests()
         self._published = self.first_files
@@ -270,11 +273,15 @@ class Librarian:
         self._looked_at = now
         if now - self._walked_at >= FULL_RESCAN_S or folders_changed(self._scan.folders):
             self._walked_at = now
-            before, self._scan = self._scan.files, scan(self._root)
+            before, self._scan = self._scan.files, self._walk()
             if self._scan.files != before:
                 self._stale = True
                 self._unknown = deque(self._scan.files)
             self._warn()
+
+    def _walk(self) -> Scan:
+        found = scan(self._root)
+        return found._replace(files=allowed_files(found.files, self._models))
 
     def _hash(self, entry: StoredFile) -> None:
         if not self._cache.get(entry):

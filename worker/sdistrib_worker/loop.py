@@ -13,7 +13,9 @@ from sdistrib.transport import Dealer, Watch
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
 from sdistrib_worker.encoder import Encoder
+from sdistrib_worker.hours import Hours
 from sdistrib_worker.link import EngineLink
+from sdistrib_worker.lookout import Lookout
 from sdistrib_worker.machine import Worker
 from sdistrib_worker.mailbox import Mailbox
 from sdistrib_worker.shelf import StoredFile
@@ -35,10 +37,16 @@ class Loop:
         dealer: the connection to the manager; closed at the end.
         command: of the engine child, see `supervisor.EngineChild`.
         environment: variables for the engine child.
+        hours: when the worker may work; None is always.
     """
 
     def __init__(
-        self, worker: Worker, dealer: Dealer, command: Sequence[str], environment: Mapping[str, str]
+        self,
+        worker: Worker,
+        dealer: Dealer,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        hours: Hours | None = None,
     ) -> None:
         self._worker = worker
         self._dealer = dealer
@@ -51,6 +59,7 @@ class Loop:
         self._engine = EngineLink(command, environment, self._watch)
         self._watch.add(self._mailbox.fileno())
         self._encoder = Encoder(self._mailbox.put)
+        self._lookout = Lookout(self._mailbox.put, environment, hours)
 
     def publish(self, files: tuple[StoredFile, ...]) -> None:
         """The inventory changed; may be called from any thread."""
@@ -64,7 +73,7 @@ class Loop:
         """Turn until stopped; gives the exit status.
 
         Raises:
-            ConfigError: the engine's program cannot be started at all.
+            ConfigError: the engine's program cannot be started at all, or its device not watched.
         """
         try:
             woke_at = time.monotonic()
@@ -121,6 +130,8 @@ class Loop:
                     self._mailbox.put(events.SendFailed(message))
             case fx.EncodePicture():
                 self._encoder.order(effect)
+            case fx.WatchDevice(facts):
+                self._lookout.watch(facts)
             case fx.Log(level, text):
                 _LOG.log(_LEVELS[level], text)
             case fx.Stop(exit_status, reason):
@@ -137,4 +148,5 @@ class Loop:
         self._dealer.close(linger_s=1.0)
         self._engine.stop()
         self._encoder.stop()
+        self._lookout.stop()
         self._mailbox.close()

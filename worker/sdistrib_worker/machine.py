@@ -1,9 +1,10 @@
 """The worker's decisions: one door, `Worker.handle(event, now) -> effects`.
 
 Theory of operation. Four parts share the work: `Session` (who speaks with us), `Making` (from a
-granted attempt to a kept result), `Results` (what we owe) and `Shelf` (the files). This module
-joins them: a session that ends gives the queue back, a request to stop drains. What is due by the
-clock is done when the turn ends, not where an event makes it due. Nothing is waited for without a
+granted attempt to a kept result), `Results` (what we owe) and `Shelf` (the files); `Gate` says
+whether grants are taken and `Rest` when the engine unloads. This module joins them: a session that
+ends and a gate that shuts give the queue back, a request to stop drains. What is due by the clock
+is done when the turn ends, not where an event makes it due. Nothing is waited for without a
 deadline, see `next_deadline`.
 """
 
@@ -13,14 +14,17 @@ from sdistrib import limits
 from sdistrib.errors import ERROR_TABLE, EXIT_FAILED, EXIT_OK, ErrorInfo, PetitionError
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_petition, encode_inventory
-from sdistrib.protocol.messages import Attempt, EngineState, Message
+from sdistrib.protocol.messages import Attempt, EngineState, Message, Standing
 from sdistrib_worker import events
+from sdistrib_worker.allowed import too_large
 from sdistrib_worker.drawing import Job
 from sdistrib_worker.effects import Effect, Stop
 from sdistrib_worker.making import Making
+from sdistrib_worker.rest import Rest
 from sdistrib_worker.results import Results
 from sdistrib_worker.session import Session, Settings, Turn
 from sdistrib_worker.shelf import Shelf, StoredFile
+from sdistrib_worker.standing import Gate
 
 
 class Worker:
@@ -33,8 +37,12 @@ class Worker:
         self._results = Results(self._session, self._turn)
         shelf = Shelf(files)
         self._making = Making(settings, self._turn, self._session, self._results, shelf)
+        self._gate = Gate()
+        self._rest = Rest(self._turn, self._making, settings.unload_after_s)
         self._inventory = encode_inventory(shelf.catalogue.files)
         self._inventory_told = True
+        #: How the gate stood when it was last looked at, and what the manager was last told.
+        self._standing = self._standing_told = Standing(state="open")
         #: Attempts that were queued when a session ended: the next one hears that they are free.
         self._given_back: list[Attempt] = []
         self._announced: EngineState | None = None
@@ -56,6 +64,9 @@ class Worker:
                 self._on_send_failed(message)
             case events.InventoryChanged(files):
                 self._on_inventory(files)
+            case events.AvailabilityChanged(source, reason):
+                self._gate.available(source, reason)
+                self._gate_moved()
             case events.StopRequested():
                 self._on_stop()
             case events.TurnLate(delay_s):
@@ -70,7 +81,7 @@ class Worker:
     def next_deadline(self) -> float:
         """Monotonic time at which a `TurnEnded` has something to do; infinity for never."""
         times = [*self._session.deadlines(), *self._making.drawing.deadlines()]
-        times += self._results.deadlines()
+        times += [*self._results.deadlines(), *self._rest.deadlines()]
         if self._leave_at is not None:
             times.append(self._leave_at)
         return min(times, default=math.inf)
@@ -89,6 +100,8 @@ class Worker:
                 self._on_fault(error)
             case wire.Grant(attempts=attempts):
                 self._on_grant(attempts, body)
+            case wire.Steer():
+                self._on_steer(message)
             case _:
                 self._on_attempt_message(message)
 
@@ -112,6 +125,7 @@ class Worker:
 
     def _on_welcome(self) -> None:
         self._session.welcomed()
+        self._tell_standing()
         given_back, self._given_back = self._given_back, []
         for attempt in given_back:
             self._session.say(wire.Revoked(attempt=attempt))
@@ -152,8 +166,50 @@ class Worker:
             return
         for attempt in new:
             job = Job(attempt, petition.params, petition.seed + attempt.index)
-            if self._stops_asked or not self._making.enqueue(job):
+            fault = too_large(petition.params, self._settings.declared)
+            if fault is not None:
+                self._making.fail(attempt, fault)
+            elif not self._gate.is_open or not self._making.enqueue(job):
                 self._session.say(wire.Revoked(attempt=attempt))
+
+    # --- whether grants are taken -----------------------------------------------------------
+
+    def _on_steer(self, steer: wire.Steer) -> None:
+        if steer.wish == "unload":
+            did = self._rest.wish()
+        else:
+            did = self._gate.steer(steer.wish, steer.by, busy=self._is_busy())
+        self._session.say(wire.Steered(number=steer.number, did=did))
+        self._turn.log("info", f"{steer.by or 'Somebody'} wished {steer.wish}; done: {did}.")
+        self._gate_moved()
+
+    def _gate_moved(self) -> None:
+        """Tell the manager, and give back what has not begun: before it could be granted again."""
+        standing = self._gate.standing()
+        if standing == self._standing:
+            return
+        self._standing = standing
+        self._tell_standing()
+        if not self._gate.is_draining:
+            self._leave_at = None
+        if standing.state == "open":
+            self._turn.log("info", "Grants are taken again.")
+            return
+        self._turn.log("info", f"No grants are taken now: {standing.reason}.")
+        given_back = self._making.unqueue_all()
+        if not self._session.is_open:
+            self._given_back += given_back
+            return
+        for attempt in given_back:
+            self._session.say(wire.Revoked(attempt=attempt))
+
+    def _tell_standing(self) -> None:
+        if self._session.is_open and self._standing_told != self._standing:
+            self._standing_told = self._standing
+            self._session.say(self._standing)
+
+    def _is_busy(self) -> bool:
+        return bool(self._making.running() or self._making.encoding())
 
     # --- what is due ------------------------------------------------------------------------
 
@@ -166,21 +222,23 @@ class Worker:
         if not self._session.is_open:
             self._given_back += making.unqueue_all()
         making.start_next()
+        self._rest.tick()
         self._say_hello()
         making.tell_progress()
         state = making.drawing.summary()
         if self._session.is_open and state != self._announced:
             self._announced = state
             self._session.say(state)
-        if self._stops_asked == 1:
+        if self._gate.is_draining and self._stops_asked < 2:
             self._leave_if_done()
 
     def _say_hello(self) -> None:
         facts = self._making.drawing.facts
         if facts is not None and self._session.hello_due():
             holding = (*self._results.attempts(), *self._making.encoding())
-            self._session.hello(facts, self._making.running(), holding, self._inventory)
-            self._inventory_told = True
+            running = self._making.running()
+            self._session.hello(facts, running, holding, self._standing, self._inventory)
+            self._standing_told, self._inventory_told = self._standing, True
 
     def _on_inventory(self, files: tuple[StoredFile, ...]) -> None:
         self._making.shelf = Shelf(files)
@@ -199,13 +257,13 @@ class Worker:
         self._stops_asked += 1
         if self._stops_asked == 1:
             self._turn.log("info", "Finishing the current image, then leaving. Again: at once.")
-            for attempt in self._making.unqueue_all():
-                self._session.say(wire.Revoked(attempt=attempt))
+            self._gate.stop()
+            self._gate_moved()
         elif self._stops_asked == 2:
             self._leave_now()
 
     def _leave_if_done(self) -> None:
-        if self._making.running() or self._making.encoding():
+        if self._is_busy():
             return
         owed = len(self._results.attempts())
         if not owed:
@@ -222,5 +280,5 @@ class Worker:
         self._leave(EXIT_OK)
 
     def _leave(self, exit_status: int) -> None:
-        self._session.say(wire.Goodbye(reason="stopped by its owner"))
+        self._session.say(wire.Goodbye(reason=self._gate.standing().reason))
         self._turn.effects.append(Stop(exit_status))

@@ -20,7 +20,7 @@ from sdistrib.protocol.engine import At, Began, Declined, Drawn, EngineFrame, Re
 from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_worker import events
 from sdistrib_worker.drawing import STEP_S, Drawing, Job
-from sdistrib_worker.effects import DropPicture, EncodePicture, Stop
+from sdistrib_worker.effects import DropPicture, EncodePicture, Stop, WatchDevice
 from sdistrib_worker.results import Results, fit, fit_notes, seconds
 from sdistrib_worker.session import Session, Settings, Turn
 from sdistrib_worker.shelf import Plan, Shelf, make_plan, missing
@@ -183,6 +183,8 @@ class Making:
             case Ready(facts=facts, cancels=cancels):
                 if self.drawing.became_ready(facts, cancels):
                     self._introduce(facts)
+                    if self._settings.yield_when_busy:
+                        self._turn.effects.append(WatchDevice(facts))
                     self._session.lose("the engine is another one now")
                 self._session.begin()
             case Began(ticket=ticket):

@@ -15,8 +15,10 @@ from sdistrib.protocol.messages import (
     VERSION,
     Attempt,
     Beat,
+    Declared,
     EngineFacts,
     Message,
+    Standing,
     WorkerHello,
 )
 from sdistrib_worker.effects import Effect, Level, Log, Send
@@ -44,6 +46,12 @@ class Settings:
     threads: int = 0
     #: Factor on the limits for loading and drawing.
     patience: float = 1.0
+    #: What the owner allows.
+    declared: Declared = field(default_factory=Declared)
+    #: Seconds without work after which the context is unloaded; 0 is never.
+    unload_after_s: float = 0.0
+    #: No grants while another process uses the device.
+    yield_when_busy: bool = False
 
 
 @dataclass(slots=True)
@@ -93,6 +101,7 @@ class Session:
         engine: EngineFacts,
         running: tuple[Attempt, ...],
         holding: tuple[Attempt, ...],
+        standing: Standing,
         inventory: Buffer,
     ) -> None:
         """Say hello, and again later if nobody answers."""
@@ -105,6 +114,9 @@ class Session:
             engine=engine,
             running=running,
             holding=holding,
+            standing=standing.state,
+            reason=standing.reason,
+            declared=self._settings.declared,
         )
         self._turn.effects.append(Send(message, inventory))
 

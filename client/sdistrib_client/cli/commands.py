@@ -195,3 +195,42 @@ _petition_verb(
     _as_json(),
     *connection_flags(),
 )
+
+
+def _worker_verb(wish: str, text: str) -> None:
+    """A verb that takes names of workers."""
+
+    def callback(**values: Any) -> int:
+        from sdistrib_client.cli import controls  # noqa: PLC0415 - loads the whole client
+
+        return controls.control(_host(), wish, values)  # type: ignore[arg-type] # one of `WorkerWish`
+
+    params = [
+        click.Argument(["workers"], metavar="[WORKER]...", nargs=-1),
+        click.Option(
+            ["--all", "every"], is_flag=True, allow_from_autoenv=False, help="All that are there."
+        ),
+        _as_json(),
+        *connection_flags(),
+    ]
+    settings = {**_SETTINGS, "max_content_width": 100}
+    cli.add_command(
+        click.Command(wish, callback=callback, params=params, context_settings=settings, help=text)
+    )
+
+
+_worker_verb(
+    "pause",
+    "Let workers take no new images, until `resume`. What they have not begun goes to others at"
+    " once; the image under way is finished.",
+)
+_worker_verb("resume", "Let paused workers take images again; a drain under way is called off.")
+_worker_verb(
+    "drain",
+    "Let workers finish the image under way, hand in what they hold, and end.",
+)
+_worker_verb(
+    "unload",
+    "Let workers free their model's memory, as soon as they have nothing to draw. They go on"
+    " working; to keep the memory free, pause them first.",
+)

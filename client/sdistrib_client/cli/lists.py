@@ -71,7 +71,8 @@ def show_workers(answer: wire.Answer, *, as_json: bool) -> None:
     if as_json:
         _write_json(_plain(worker) for worker in answer.workers)
         return
-    header = ("NAME", "STATE", "BACKEND", "DEVICE", "ENGINE", "FILES", "DONE", "FAILED", "LOADED")
+    header = ("NAME", "STATE", "BACKEND", "DEVICE", "ENGINE", "FILES", "DONE", "FAILED", "LOADED",
+              "WHY NO GRANTS")  # fmt: skip
     rows = [
         (
             worker.name,
@@ -83,6 +84,7 @@ def show_workers(answer: wire.Answer, *, as_json: bool) -> None:
             str(worker.done),
             str(worker.failed),
             worker.loaded or "-",
+            worker.reason or "-",
         )
         for worker in answer.workers
     ]

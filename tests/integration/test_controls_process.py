@@ -1,0 +1,226 @@
+"""Workers that are paused, drained and unloaded under load: real processes on scripted engines.
+
+What engines began is read from the log that they all share, so that "once" is counted where the
+work is done.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sdistrib.errors import EXIT_USAGE
+from sdistrib_client import AsyncClient, Client, PetitionError
+from tests.support.cluster import Cluster, Process, wait_for
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+
+class Farm(Cluster):
+    """A durable manager, workers that write down what they begin, and clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.models = folder / "models"
+        (self.models / "Stable-diffusion").mkdir(parents=True)
+        (self.models / "Stable-diffusion" / "tiny.safetensors").write_bytes(b"tiny")
+        super().__init__("--state", str(folder / "state"))
+
+    def launch(self, name: str, *options: str, **env: str) -> Process:
+        """Start a worker."""
+        env = {
+            "SDISTRIB_SCRIPTED_IMAGE_S": "0.3",
+            "SDISTRIB_SCRIPTED_LOG": str(self.folder / "engines.jsonl"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            **env,
+        }
+        words = (self.workers_at, str(self.models), "--name", name, *options)
+        return self.start("tests.support.scripted_worker", *words, env=env)
+
+    def join(self, name: str, *options: str) -> Process:
+        """Start a worker and wait until the manager knows it."""
+        worker = self.launch(name, *options)
+        self.manager.says(f"worker {name} joins")
+        return worker
+
+    def wish(self, images: int, output: str = "out.png", *words: str) -> Process:
+        """Start a client that draws."""
+        out = str(self.folder / output)
+        return self.client(
+            "-m", "tiny", "-p", "a lighthouse", "-W", "64", "-H", "64", "--steps", "4", "-s", "0",
+            "-b", str(images), "-o", out, "--json", *words,
+        )  # fmt: skip
+
+    def does(self, *words: str) -> str:
+        """Run a verb to its good end; what it says."""
+        client = self.draw(*words)
+        assert client.popen.returncode == 0, client.errors
+        return client.output
+
+    def state(self, name: str) -> dict[str, object]:
+        """One worker as the manager sees it."""
+        rows = [json.loads(line) for line in self.does("workers", "--json").splitlines()]
+        (row,) = [row for row in rows if row["name"] == name]
+        return dict(row)
+
+    def begun(self) -> Counter[int]:
+        """How often each seed was begun."""
+        path = self.folder / "engines.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        return Counter(row["seed"] for row in rows if row["event"] == "begun")
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[Farm]:
+    running = Farm(tmp_path)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def drawn(client: Process, worker: str = "") -> list[int]:
+    """Indices of the pictures that a client has, of one worker or all."""
+    rows = [row for row in client.events if row["event"] == "image"]
+    return [row["index"] for row in rows if worker in ("", row["worker"])]
+
+
+def engine(worker: Process) -> int:
+    """Process id of its engine."""
+
+    def found() -> int | None:
+        tasks = Path(f"/proc/{worker.pid}/task").glob("*/children")
+        pids = [int(pid) for task in tasks for pid in task.read_text().split()]
+        return pids[0] if pids else None
+
+    return int(wait_for(found, "an engine"))
+
+
+def test_a_paused_worker_finishes_its_image_and_others_do_the_rest(farm):
+    farm.join("left")
+    farm.join("right")
+    client = farm.wish(12)
+    wait_for(lambda: drawn(client, "left") and drawn(client, "right"), "both to draw")
+    assert farm.does("pause", "left") in (
+        "left: paused; it finishes the image under way\n",
+        "left: paused\n",
+    )
+    shown = farm.state("left")
+    assert (shown["state"], shown["reason"]) == ("paused", "paused by local")
+    # What it had under way may come, and nothing after it.
+    most = len(drawn(client, "left")) + 2
+    assert client.ends() == 0
+    assert sorted(drawn(client)) == list(range(12))
+    assert len(drawn(client, "left")) <= most
+    assert farm.begun() == Counter(range(12))
+    # It stays so for another petition, and for another manager, until it is resumed.
+    farm.manager.close()
+    farm.start_manager("--state", str(farm.folder / "state"))
+    for name in ("left", "right"):
+        farm.manager.says(f"worker {name} joins")
+    client = farm.wish(2, "two.png")
+    assert client.ends() == 0
+    assert len(drawn(client, "right")) == 2
+    assert farm.state("left")["state"] == "paused"
+    assert farm.does("resume", "left") == "left: resumed\n"
+    assert farm.does("pause", "right").startswith("right: paused")
+    client = farm.wish(2, "three.png")
+    assert client.ends() == 0
+    assert len(drawn(client, "left")) == 2
+
+
+def test_drain_ends_the_worker_well_and_loses_and_repeats_nothing(farm):
+    left = farm.join("left")
+    farm.join("right")
+    client = farm.wish(10)
+    wait_for(lambda: drawn(client, "left"), "a picture of left")
+    assert farm.does("drain", "left").startswith("left: drains: it ")
+    assert left.ends() == 0
+    assert "drained by local" in left.errors
+    assert client.ends() == 0
+    assert sorted(drawn(client)) == list(range(10))
+    assert farm.begun() == Counter(range(10))
+    assert farm.state("left")["state"] == "away"
+
+
+def test_unload_frees_the_engine_and_the_worker_goes_on(farm):
+    worker = farm.join("left")
+    assert farm.wish(1).ends() == 0
+    before = engine(worker)
+    assert farm.state("left")["loaded"] == "tiny.safetensors"
+    assert farm.does("unload", "left") == "left: unloads tiny.safetensors\n"
+    wait_for(lambda: engine(worker) != before, "another engine")
+    assert not Path(f"/proc/{before}/exe").exists()
+    wait_for(lambda: farm.state("left")["loaded"] == "", "nothing to be loaded")
+    assert farm.does("unload", "left") == "left: nothing: no model was loaded\n"
+    assert farm.wish(1, "again.png").ends() == 0
+    assert farm.state("left")["loaded"] == "tiny.safetensors"
+
+
+def test_an_unused_model_is_unloaded_after_some_time(farm):
+    worker = farm.join("left", "--unload-after", "0.01")
+    before = engine(worker)
+    assert farm.wish(1).ends() == 0
+    wait_for(lambda: engine(worker) != before, "another engine")
+    worker.says("unused for 0.01 min")
+    assert farm.wish(1, "again.png").ends() == 0
+
+
+def test_outside_its_hours_a_worker_waits_and_the_petition_says_so(farm):
+    hour = time.localtime().tm_hour
+    # Neither now nor within the next hour.
+    worker = farm.join("left", "--hours", f"{(hour + 2) % 24}-{(hour + 3) % 24}")
+    worker.says("No grants are taken now: outside its hours")
+    assert str(farm.state("left")["reason"]).startswith("outside its hours")
+    petition = farm.does("-m", "tiny", "-p", "x", "-W", "64", "-H", "64", "--detach").strip()
+    assert "left takes no grants: outside its hours" in farm.does("status", petition)
+    assert "still takes no grants" not in farm.does("pause", "left")
+    assert "resumed; it still takes no grants: outside" in farm.does("resume", "left")
+    assert not farm.begun()
+
+
+def test_what_cannot_be_watched_is_a_refusal_to_start(farm):
+    worker = farm.launch("left", "--yield-when-busy", SDISTRIB_SCRIPTED_BACKEND="vulkan")
+    assert worker.ends() == EXIT_USAGE
+    assert "--yield-when-busy: on vulkan other processes' use of" in worker.errors
+    assert "joins" not in farm.manager.errors
+
+
+def test_declared_limits_and_models_are_the_managers_knowledge(farm):
+    (farm.models / "Stable-diffusion" / "other.safetensors").write_bytes(b"other")
+    worker = farm.join("left", "--max-pixels", "64x64", "--max-batch", "2", "--models", "TIN*")
+    assert farm.state("left")["declared"] == {"max_pixels": 4096, "max_batch": 2}
+    names = [json.loads(line)["name"] for line in farm.does("models", "--json").splitlines()]
+    assert names == ["tiny.safetensors"]
+    client = farm.draw("-m", "tiny", "-p", "x", "-W", "128", "-H", "64", "--json")
+    (error,) = [row for row in client.events if row["event"] == "error"]
+    assert error["code"] == "out_of_memory"
+    assert "--max-pixels" in error["message"]
+    assert worker.popen.poll() is None
+    assert farm.wish(1).ends() == 0
+
+
+def test_the_python_clients_control_workers_too(farm):
+    farm.join("left")
+    with Client(farm.clients_at) as client:
+        (answer,) = client.control("pause")
+        assert (answer.worker, answer.did, answer.obeyed) == ("left", "paused", True)
+        with pytest.raises(PetitionError) as caught:
+            client.control("resume", "lift")
+        assert (caught.value.code, caught.value.info.closest) == ("not_found", ("left",))
+
+    async def story() -> None:
+        async with AsyncClient(farm.clients_at) as client:
+            (answer,) = await client.control("resume", "left")
+            assert answer.did == "resumed"
+
+    asyncio.run(story())
+    client = farm.draw("pause", "lift")
+    assert client.popen.returncode == 1
+    assert "No worker is called 'lift'" in client.errors
+    assert "left" in client.errors

@@ -1,0 +1,62 @@
+"""What a worker's owner allows it to draw: which models, how large. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from sdistrib.errors import ConfigError, ErrorInfo
+from sdistrib.params import Params, drawn_size
+from sdistrib.protocol.messages import Declared
+from sdistrib_worker.shelf import StoredFile
+
+#: Kinds of files that are models; the others are parts, and stay.
+_MODELS = ("stable-diffusion", "diffusion")
+
+
+def allowed_files(files: Iterable[StoredFile], globs: Sequence[str]) -> tuple[StoredFile, ...]:
+    """The files without those models that no pattern allows; all of them without patterns.
+
+    A pattern is a shell's (`*`, `?`, `[…]`), in any case, for the name below its folder or its last
+    part, with or without extension.
+    """
+    if not globs:
+        return tuple(files)
+    wanted = [glob.lower() for glob in globs]
+    return tuple(entry for entry in files if not is_model(entry) or _fits(entry.file.name, wanted))
+
+
+def is_model(entry: StoredFile) -> bool:
+    """It is a model, and no part of one."""
+    return entry.file.kind in _MODELS
+
+
+def _fits(name: str, globs: Sequence[str]) -> bool:
+    whole = name.lower()
+    spellings = {whole, whole.rpartition(".")[0]}
+    spellings |= {spelling.rpartition("/")[2] for spelling in spellings}
+    return any(fnmatchcase(spelling, glob) for spelling in spellings for glob in globs)
+
+
+def parse_pixels(text: str) -> int:
+    """A number of pixels: "1048576" or "1024x1024".
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,5}))?", text.strip().lower())
+    pixels = int(match[1]) * int(match[2] or 1) if match else 0
+    if not pixels:
+        raise ConfigError(f"--max-pixels {text!r}: write a number, or WIDTHxHEIGHT.")
+    return pixels
+
+
+def too_large(params: Params, declared: Declared) -> ErrorInfo | None:
+    """Why a picture is too large for this worker, if it is; another one may draw it."""
+    width, height = drawn_size(params)
+    if not declared.max_pixels or width * height <= declared.max_pixels:
+        return None
+    return ErrorInfo(
+        code="out_of_memory",
+        message=f"{width}x{height} is more than the {declared.max_pixels} pixels (--max-pixels) of"
+        " this worker.",
+    )
