@@ -337,7 +337,7 @@ def fill(folder: Path, images: int) -> None:
         for index in range(100):
             data = f"{pid} {index} ".encode().ljust(1000)
             digest = hashlib.sha256(data).hexdigest()
-            (folder / "pictures" / digest[:2] / digest).write_bytes(data)
+            (folder / "pictures" / digest).write_bytes(data)
             result = wire.Result(
                 attempt=wire.Attempt(pid, index, 1), seed=index, digest=digest, size_bytes=1000,
                 format="png", width=64, height=64, worker="box", fingerprint="0" * 16, context="0",

@@ -25,6 +25,8 @@ _log = logging.getLogger("sdistrib.manager")
 
 #: Messages taken in one turn; a flood must not keep timers and sends from their turn.
 _MESSAGES_PER_TURN = 5000
+#: What nothing depends on waits at most so long for the commit of something else.
+_SOFT_S = 0.05
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -39,6 +41,17 @@ def _urgency(effect: fx.Effect) -> int:
             return 3
         case _:
             return 1
+
+
+def _needs_commit(effect: fx.Effect) -> bool:
+    """What was to be kept up to here must be before this takes place."""
+    match effect:
+        case fx.Keep(soft=soft):
+            return not soft
+        case fx.Checkpoint() | fx.Stop():
+            return True
+        case _:
+            return False
 
 
 class Loop:
@@ -65,6 +78,9 @@ class Loop:
         self._running = True
         #: Why it cannot go on; raised when everything is closed.
         self._failure: StoreError | None = None
+        #: What is still to be kept, and until when it may wait, see `_commit`.
+        self._soft: list[fx.Keep] = []
+        self._soft_until = 0.0
         #: Pictures to forget at the end of the turn, unless one of them is put again in it.
         self._doomed: set[str] = set()
         self._watch = Watch()
@@ -85,8 +101,8 @@ class Loop:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._events.append(events.StopRequested())
 
-    def _notify(self, event: Event) -> None:
-        self._events.append(event)
+    def _notify(self, *found: Event) -> None:
+        self._events.extend(found)
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes the loop as well
             os.write(self._wake_write, b"\0")
 
@@ -100,7 +116,8 @@ class Loop:
             woke_at = self._clock()
             while self._running:
                 due_s = self._manager.next_deadline() - self._clock()
-                planned_s = 0.0 if self._events else min(max(due_s, 0.0), limits.BEAT_S)
+                most_s = _SOFT_S if self._soft else limits.BEAT_S
+                planned_s = 0.0 if self._events else min(max(due_s, 0.0), most_s)
                 self._watch.wait(planned_s)
                 slept_s, woke_at = self._clock() - woke_at, self._clock()
                 if slept_s - planned_s > limits.LATE_TURN_S:
@@ -124,7 +141,7 @@ class Loop:
             self._handle(event, outbox)
         self._handle(events.TurnEnded(), outbox)
         try:
-            self._storage.commit([effect for effect in outbox if isinstance(effect, fx.Keep)])
+            self._commit(outbox)
         except StoreError as error:
             self._start_over(error)
             return
@@ -133,6 +150,19 @@ class Loop:
             self._carry_out(effect)
         self._drop_doomed()
 
+    def _commit(self, outbox: list[fx.Effect]) -> None:
+        """Keep what this turn has brought, before anything follows from it.
+
+        What nothing depends on, as a client's word that it has a picture, is worth no sync of its
+        own: it waits a little for a turn that has more to keep.
+        """
+        if not self._soft:
+            self._soft_until = self._clock() + _SOFT_S
+        self._soft += (effect for effect in outbox if isinstance(effect, fx.Keep))
+        if self._doomed or self._clock() >= self._soft_until or any(map(_needs_commit, outbox)):
+            keeps, self._soft = self._soft, []
+            self._storage.commit(keeps)
+
     def _drop_doomed(self) -> None:
         while self._doomed:
             self._storage.blobs.drop(self._doomed.pop())
@@ -140,6 +170,7 @@ class Loop:
     def _start_over(self, error: StoreError) -> None:
         """Nothing of this turn happened: what is kept is all that is known, and peers resync."""
         self._doomed.clear()
+        self._soft.clear()
         try:
             self._manager = self._storage.manager(self._clock(), time.time(), trouble=str(error))
         except StoreError as worse:
@@ -156,6 +187,7 @@ class Loop:
                 # A picture must be kept before the commit of the row that names it.
                 if isinstance(effect, fx.PutBlob):
                     self._doomed.discard(effect.digest)
+                    self._storage.remember(effect.digest, effect.parts)
                     if answer := self._keeper.put(effect.digest, effect.parts):
                         pending.append(answer)
                 elif isinstance(effect, fx.DropBlob):

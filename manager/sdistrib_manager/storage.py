@@ -25,7 +25,7 @@ _log = logging.getLogger("sdistrib.manager")
 _PROBE_S = 1.0
 #: Garbage is looked for this often.
 _GARBAGE_S = 3600.0
-#: Pictures just read, so that the pieces of one are not read from disk again and again.
+#: Pictures just written or read, so that they, or their pieces, are not read again and again.
 _VIEWS_BYTES_MAX = 64 * limits.MIB
 
 
@@ -110,12 +110,20 @@ class Storage:
             self._views.move_to_end(digest)
             return self._views[digest]
         data = self.blobs.view(digest)
+        self._remember(digest, data)
+        return data
+
+    def remember(self, digest: str, parts: Sequence[Buffer]) -> None:
+        """A picture is on its way to the disk: whoever waits for it need not read it back."""
+        if self.blobs.slow:
+            self._remember(digest, parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _remember(self, digest: str, data: Buffer) -> None:
+        self._views_bytes += len(data) - len(self._views.pop(digest, b""))
         self._views[digest] = data
-        self._views_bytes += len(data)
         while self._views_bytes > _VIEWS_BYTES_MAX and len(self._views) > 1:
             _, old = self._views.popitem(last=False)
             self._views_bytes -= len(old)
-        return data
 
     def checkpoint(self, now: float) -> None:
         """Have what was forgotten gone from the disk: now, or as soon as it can be."""

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,47 @@ def test_an_error_at_any_step_is_typed_and_leaves_no_file(
     files.put(DIGEST, [PICTURE])
 
 
+def _failing_at(nth: int, real: Any) -> Any:
+    """A call whose n-th time fails."""
+    calls = itertools.count(1)
+
+    def call(*given: Any) -> Any:
+        if next(calls) == nth:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*given)
+
+    return call
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "write"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_one_that_fails_takes_no_other_with_it(
+    files: FileBlobs, monkeypatch: pytest.MonkeyPatch, call: str, nth: int
+) -> None:
+    pictures = [b"one", b"two", b"three"]
+    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, _failing_at(nth, getattr(os, call)))
+        errors = files.put_all([(d, [p]) for d, p in zip(digests, pictures, strict=True)])
+    assert [error is not None for error in errors] == [n == nth for n in (1, 2, 3)]
+    there = {path.name for path in final(files).parent.rglob("*") if path.is_file()}
+    assert there == set(digests) - {digests[nth - 1]}
+
+
+def test_nothing_of_a_batch_is_kept_when_its_folder_cannot_be_synced(
+    files: FileBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", _failing_at(3, os.fsync))
+    data = hashlib.sha256(b"other").hexdigest()
+    errors = files.put_all([(DIGEST, [PICTURE]), (data, [b"other"])])
+    assert [str(error).endswith("Input/output error") for error in errors] == [True, True]
+
+
+def test_the_same_picture_twice_in_one_batch_is_kept(files: FileBlobs) -> None:
+    assert files.put_all([(DIGEST, [PICTURE]), (DIGEST, [PICTURE])]) == [None, None]
+    assert files.view(DIGEST) == PICTURE
+
+
 # --- order ------------------------------------------------------------------------------------
 
 
@@ -153,6 +195,17 @@ def test_file_then_name_then_folder(files: FileBlobs, trace: list[tuple[str, str
     assert rest == [("rename", str(final(files))), ("fsync", str(final(files).parent))]
 
 
+def test_files_then_names_then_one_folder_of_several_pictures(
+    files: FileBlobs, trace: list[tuple[str, str]]
+) -> None:
+    pictures = [b"one", b"two", b"three"]
+    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
+    assert files.put_all([(d, [p]) for d, p in zip(digests, pictures, strict=True)]) == [None] * 3
+    assert [what for what, _ in trace] == ["fsync"] * 3 + ["rename"] * 3 + ["fsync"]
+    assert [Path(path).name.partition(".")[0] for _, path in trace[:6]] == digests * 2
+    assert trace[6] == ("fsync", str(final(files).parent))
+
+
 def test_a_picture_that_was_there_is_durable_too_once_it_is_trusted(
     files: FileBlobs, trace: list[tuple[str, str]]
 ) -> None:
@@ -162,12 +215,11 @@ def test_a_picture_that_was_there_is_durable_too_once_it_is_trusted(
     assert trace == [("fsync", str(final(files))), ("fsync", str(final(files).parent))]
 
 
-def test_folders_are_durable_before_the_first_picture(
+def test_the_folder_is_durable_before_the_first_picture(
     tmp_path: Path, trace: list[tuple[str, str]]
 ) -> None:
     FileBlobs(tmp_path / "pictures")
     assert trace == [("fsync", str(tmp_path / "pictures")), ("fsync", str(tmp_path))]
-    assert len(list((tmp_path / "pictures").glob("??"))) == 256
 
 
 # --- garbage ----------------------------------------------------------------------------------

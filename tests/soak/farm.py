@@ -173,7 +173,7 @@ class Farm:
         for row in snapshot.images:
             if row.state == "done" and row.result is not None:
                 digest = row.result.digest
-                there = (self.folder / "state" / "pictures" / digest[:2] / digest).exists()
+                there = (self.folder / "state" / "pictures" / digest).exists()
                 pictures.setdefault(row.id, {})[row.index] = digest if there else "missing"
         for state in snapshot.states:
             here = pictures.get(state.id, {})

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from sdistrib import limits
 from sdistrib.errors import StoreError
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
@@ -27,13 +28,24 @@ class SlowBlobs(MemoryBlobs):
     def __init__(self) -> None:
         super().__init__()
         self.go = threading.Event()
-        self.broken = False
+        #: Digests of the pictures that are not kept.
+        self.broken: set[str] = set()
+        #: Pictures of each batch.
+        self.batches: list[int] = []
 
-    def put(self, digest: str, parts: Sequence[Buffer]) -> None:
+    def put_all(self, pictures: Sequence[tuple[str, Sequence[Buffer]]]) -> list[StoreError | None]:
         assert self.go.wait(20)
-        if self.broken:
-            raise StoreError("the disk is full")
-        super().put(digest, parts)
+        self.batches.append(len(pictures))
+        bad = [digest in self.broken for digest, _ in pictures]
+        super().put_all([one for one, fails in zip(pictures, bad, strict=True) if not fails])
+        return [StoreError("the disk is full") if fails else None for fails in bad]
+
+
+class Told(list[BlobStored | BlobFailed]):
+    """What a keeper has told."""
+
+    def note(self, *outcomes: BlobStored | BlobFailed) -> None:
+        self.extend(outcomes)
 
 
 @pytest.fixture
@@ -42,8 +54,8 @@ def blobs() -> SlowBlobs:
 
 
 def test_a_slow_put_is_told_later_and_holds_up_nobody(blobs: SlowBlobs) -> None:
-    told: list[BlobStored | BlobFailed] = []
-    keeper = Keeper(blobs, told.append)
+    told = Told()
+    keeper = Keeper(blobs, told.note)
     assert keeper.put("aa", [b"one"]) is None
     assert keeper.put("bb", [b"two"]) is None
     assert not told
@@ -54,18 +66,45 @@ def test_a_slow_put_is_told_later_and_holds_up_nobody(blobs: SlowBlobs) -> None:
 
 
 def test_a_put_that_fails_is_told_with_the_reason(blobs: SlowBlobs) -> None:
-    told: list[BlobStored | BlobFailed] = []
-    keeper = Keeper(blobs, told.append)
-    blobs.broken = True
+    told = Told()
+    keeper = Keeper(blobs, told.note)
+    blobs.broken = {"aa"}
     blobs.go.set()
     keeper.put("aa", [b"one"])
     keeper.close()
     assert told == [BlobFailed("aa", "the disk is full")]
 
 
+def test_one_that_fails_takes_no_other_of_its_batch_with_it(blobs: SlowBlobs) -> None:
+    told = Told()
+    keeper = Keeper(blobs, told.note)
+    blobs.broken = {"7"}
+    for number in range(20):
+        keeper.put(f"{number}", [b"x"])
+    blobs.go.set()
+    keeper.close()
+    assert BlobFailed("7", "the disk is full") in told
+    assert len([outcome for outcome in told if isinstance(outcome, BlobStored)]) == 19
+    assert max(blobs.batches) > 7, "no batch had it among others"
+
+
+@pytest.mark.parametrize(("count", "size_bytes"), [(100, 1), (20, limits.MIB)])
+def test_a_batch_is_bounded_in_pictures_and_bytes(
+    blobs: SlowBlobs, count: int, size_bytes: int
+) -> None:
+    told = Told()
+    keeper = Keeper(blobs, told.note)
+    for number in range(count):
+        keeper.put(f"{number}", [bytes(size_bytes)])
+    blobs.go.set()
+    keeper.close()
+    assert len(told) == count
+    assert 1 < max(blobs.batches) <= min(32, max(4, 4 * limits.MIB // size_bytes))
+
+
 def test_closing_finishes_what_was_ordered(blobs: SlowBlobs) -> None:
-    told: list[BlobStored | BlobFailed] = []
-    keeper = Keeper(blobs, told.append)
+    told = Told()
+    keeper = Keeper(blobs, told.note)
     for number in range(50):
         keeper.put(f"{number}", [b"x"])
     blobs.go.set()
@@ -86,21 +125,24 @@ def _unexpected(event: object) -> None:
     raise AssertionError(f"{event} was told besides")
 
 
-def test_several_pictures_are_kept_at_once() -> None:
-    meeting = threading.Barrier(3, timeout=20)
+def test_one_batch_is_kept_while_another_waits_for_the_disk() -> None:
+    meeting = threading.Barrier(2, timeout=20)
 
     class Together(MemoryBlobs):
         slow = True
 
-        def put(self, digest: str, parts: Sequence[Buffer]) -> None:
+        def put_all(
+            self, pictures: Sequence[tuple[str, Sequence[Buffer]]]
+        ) -> list[StoreError | None]:
             meeting.wait()
+            return super().put_all(pictures)
 
-    told: list[BlobStored | BlobFailed] = []
-    keeper = Keeper(Together(), told.append)
-    for number in range(3):
-        keeper.put(f"{number}", [b"x"])
+    told = Told()
+    keeper = Keeper(Together(), told.note)
+    for number in range(2):
+        keeper.put(f"{number}", [bytes(4 * limits.MIB)])  # each fills a batch
     keeper.close()
-    assert len(told) == 3
+    assert len(told) == 2
 
 
 # --- equal pictures ---------------------------------------------------------------------------

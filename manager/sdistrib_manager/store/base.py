@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from sdistrib.errors import StoreError
 from sdistrib.protocol.codec import Buffer
 from sdistrib_manager.rows import Row, Snapshot
 
@@ -66,6 +67,17 @@ class Blobs(Protocol):
 
         Raises:
             StoreError: nothing is kept.
+        """
+        ...
+
+    def put_all(
+        self, pictures: Sequence[tuple[str, Sequence[Buffer]]]
+    ) -> Sequence[StoreError | None]:
+        """Keep several, quicker than one by one.
+
+        Returns:
+            For each in its place: None, or why nothing of it is kept. One that fails takes no
+            other with it.
         """
         ...
 

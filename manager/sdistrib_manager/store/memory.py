@@ -122,6 +122,12 @@ class MemoryBlobs:
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
         self._blobs[digest] = (whole, time.monotonic())
 
+    def put_all(self, pictures: Sequence[tuple[str, Sequence[Buffer]]]) -> list[StoreError | None]:
+        """Keep several; None for each."""
+        for digest, parts in pictures:
+            self.put(digest, parts)
+        return [None] * len(pictures)
+
     def view(self, digest: str) -> Buffer:
         """The bytes.
 
