@@ -10,24 +10,32 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import engine_figures, farm_figures, start_figures
+from bench import durable_figures, engine_figures, farm_figures, start_figures
 from bench.stats import Figure, Outcome, measured, plain, row, table
 
 FIGURES: dict[str, Figure] = {
     figure.name: figure
-    for figure in (*engine_figures.FIGURES, *farm_figures.FIGURES, *start_figures.FIGURES)
-}
+    for figure in (
+        *engine_figures.FIGURES, *farm_figures.FIGURES, *start_figures.FIGURES,
+        *durable_figures.FIGURES,
+    )
+}  # fmt: skip
+#: Words for several figures.
+GROUPS: dict[str, list[str]] = {"durable": [figure.name for figure in durable_figures.FIGURES]}
+
+_WORDS = (*FIGURES, *GROUPS)
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_WORDS)}")
     parser.add_argument("--rounds", type=int, help="pairs of measurements  [default: by figure]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     arguments = parser.parse_args(words)
     for name in arguments.names:
-        if name not in FIGURES:
-            parser.error(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+        if name not in _WORDS:
+            parser.error(f"there is no figure {name!r}; there are {', '.join(_WORDS)}")
+    arguments.names = [one for name in arguments.names for one in GROUPS.get(name, [name])]
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds is at least 1")
     return arguments

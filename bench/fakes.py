@@ -58,8 +58,8 @@ class FakePeer:
                 return received
 
 
-def worker(address: Address, size_bytes: int) -> None:
-    """Answer each grant with the same picture at once."""
+def worker(address: Address, size_bytes: int, *, fresh: bool = False) -> None:
+    """Answer each grant with the same picture at once; if `fresh`, with one nobody else has."""
     data = bytes(size_bytes)
     digest = hashlib.sha256(data).hexdigest()
     with zmq_context() as context:
@@ -77,6 +77,9 @@ def worker(address: Address, size_bytes: int) -> None:
             message = peer.receive().message
             if isinstance(message, wire.Grant):
                 for attempt in message.attempts:
+                    if fresh:
+                        data = f"{attempt.id} {attempt.index} ".encode().ljust(size_bytes)
+                        digest = hashlib.sha256(data).hexdigest()
                     peer.send(wire.Started(attempt=attempt))
                     result = wire.Result(
                         attempt=attempt, seed=attempt.index, digest=digest, size_bytes=size_bytes,
@@ -211,9 +214,9 @@ class PlainClient:
 def main() -> None:
     """Run one fake until it is ended."""
     kind, where, size = sys.argv[1:4]
-    if kind == "worker":
+    if kind in ("worker", "fresh-worker"):
         host, _, port = where.rpartition(":")
-        worker(Address(host, int(port)), int(size))
+        worker(Address(host, int(port)), int(size), fresh=kind == "fresh-worker")
     elif kind == "plain-worker":
         plain_worker(where, int(size))
     elif kind == "proxied-worker":

@@ -111,11 +111,12 @@ class Manager(NamedTuple):
 
 
 @contextlib.contextmanager
-def manager() -> Iterator[Manager]:
-    """A manager on free ports while the block runs."""
+def manager(*store: str) -> Iterator[Manager]:
+    """A manager on free ports while the block runs; keeps in memory unless `store` says where."""
     with running(
-        "sdistrib_manager", "--client-port", "0", "--worker-port", "0", "--store", "memory"
-    ) as process:
+        "sdistrib_manager", "--client-port", "0", "--worker-port", "0",
+        *(store or ("--store", "memory")),
+    ) as process:  # fmt: skip
         found = process.complains(_LISTENING.pattern)
         clients, workers = Address(found[1], int(found[2])), Address(found[3], int(found[4]))
         yield Manager(process, clients, workers)

@@ -132,7 +132,22 @@ def test_every_figure_of_the_issue_is_there():
         "latency-verified": ("<=", 2.0),
         "slow-link": ("<=", 2.0),
         "help": ("<=", 2.0),
+        "durable-1k": (">=", 0.4),
+        "durable-1m": (">=", 0.7),
+        "durable-cpu-1k": ("<=", 4.0),
+        "durable-cpu-1m": ("<=", 4.0),
+        "durable-memory": ("<=", 2.0),
+        "durable-memory-1": ("<=", 2.0),
+        "durable-start": ("<=", 10.0),
     }
+
+
+def test_a_group_stands_for_its_figures():
+    words = ["help", "durable"]
+    names = bench._arguments(words).names
+    assert names[0] == "help"
+    assert len(names) == 8
+    assert all(name in bench.FIGURES for name in names)
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["help", "--rounds", "0"]])
