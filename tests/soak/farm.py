@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.soak.nursery import Forked, Nursery
 from tests.support.history import Scribe
 from tests.support.kept import OnDisk
 
@@ -24,21 +25,31 @@ def _own_environment() -> dict[str, str]:
 
     What dies by SIGKILL leaves no data, and what starts a thousand times should start quickly.
     """
-    return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
+    own = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "manager", "worker", "client"))
+    return {**own, "PYTHONPATH": path}
+
+
+def _spawned(log: Path, command: tuple[str, ...]) -> "subprocess.Popen[bytes]":
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            env=_own_environment(), cwd=ROOT,
+        )  # fmt: skip
 
 
 class Life:
     """One life of one program."""
 
-    def __init__(self, log: Path, *command: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, log: Path, *command: str, env: dict[str, str] | None = None,
+        nursery: Nursery | None = None,
+    ) -> None:  # fmt: skip
         self._log = log
         self._from = log.stat().st_size if log.exists() else 0
-        path = os.pathsep.join(str(ROOT / part) for part in (".", "manager", "worker", "client"))
-        with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                env={**_own_environment(), "PYTHONPATH": path, **(env or {})}, cwd=ROOT,
-            )  # fmt: skip
+        self.popen: subprocess.Popen[bytes] | Forked = (
+            nursery.start(log, [*command], env or {}) if nursery else _spawned(log, command)
+        )
 
     @property
     def alive(self) -> bool:
@@ -73,6 +84,7 @@ class Farm:
         self.history = folder / "history"
         self.history.mkdir(parents=True)
         self.scribe = Scribe(self.history / "driver.jsonl")
+        self._nursery = Nursery(ROOT, _own_environment())
         self._ports = ("0", "0")
         self.manager = self.start_manager()
         self.workers = [self.start_worker(number) for number in range(workers)]
@@ -102,8 +114,8 @@ class Farm:
             "SDISTRIB_SCRIPTED_LOG": str(self.history / "engines.jsonl"),
         }
         return Life(
-            self.folder / f"worker-{number}.log", "tests.support.scripted_worker", self._at[1],
-            str(self._models), "--name", f"box{number}", env=env,
+            self.folder / f"worker-{number}.log", self._at[1], str(self._models),
+            "--name", f"box{number}", env=env, nursery=self._nursery,
         )  # fmt: skip
 
     def start_client(self, number: int) -> None:
@@ -156,6 +168,7 @@ class Farm:
         """End everything, the manager last and politely."""
         for life in (*self.clients, *self.workers):
             life.popen.terminate()
+        self._nursery.close()
         for life in (*self.clients, *self.workers, self.manager):
             if life is self.manager:
                 life.popen.terminate()
