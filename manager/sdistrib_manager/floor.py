@@ -90,7 +90,7 @@ def _warn_of_twin(state: State, name: str) -> None:
 
 def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> None:
     """After a hello: what the worker does not know of is lost, what nobody wants is dropped."""
-    claimed = {*hello.running, *hello.holding}
+    claimed = dict.fromkeys((*hello.running, *hello.holding))
     leases = list(worker.leases.values())
     if state.grace_until:
         # Of leases from before the start only the images know; what this one does not have goes
@@ -100,7 +100,7 @@ def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> No
     for lease in leases:
         if lease.attempt not in claimed:
             _release(state, worker, lease, began=False)
-    for attempt in claimed - worker.leases.keys():
+    for attempt in [one for one in claimed if one not in worker.leases]:
         found = state.find(attempt)
         issued = found[1].issued.get(attempt.number) if found else None
         if found is None or issued is None or found[1].state in IMAGE_ENDS:

@@ -55,7 +55,7 @@ def _progress_seen(state: State, client: Client, message: wire.ProgressSeen, _: 
     if slot is not None:
         slot.unseen = False
         if slot.dirty:
-            state.dirty.add(message.id)
+            state.dirty[message.id] = None
 
 
 def _ask(state: State, client: Client, message: wire.Ask, _: Buffer) -> None:
@@ -118,7 +118,7 @@ def review(state: State) -> None:
 
 def send_progress(state: State) -> None:
     """Send the newest state of each petition that changed and whose last one was seen."""
-    dirty, state.dirty = state.dirty, set()
+    dirty, state.dirty = state.dirty, {}
     for petition_id in dirty:
         entry = state.queue.entries.get(petition_id)
         if entry is None:

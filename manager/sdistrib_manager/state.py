@@ -81,7 +81,7 @@ class State:
     counters: Counters = field(default_factory=Counters)
     outbox: list[Effect] = field(default_factory=list)
     #: Petitions whose progress changed.
-    dirty: set[str] = field(default_factory=set)
+    dirty: dict[str, None] = field(default_factory=dict)
     #: Pictures that are arriving or being kept, by worker process and attempt.
     arriving: dict[tuple[str, Attempt], Arrival] = field(default_factory=dict)
     #: What is left of petitions that were forgotten, oldest first.
@@ -184,7 +184,7 @@ class State:
     def touch(self, entry: Entry) -> None:
         """The petition's progress changed."""
         if entry.listeners:
-            self.dirty.add(entry.id)
+            self.dirty[entry.id] = None
 
     def listening(self, entry: Entry) -> list[Client]:
         """The clients that get what the petition yields."""

@@ -10,6 +10,7 @@ from sdistrib_client.requests import Requests
 from sdistrib_manager import effects as fx
 from sdistrib_manager.events import StoreRecovered
 from sdistrib_manager.rows import ImageRow
+from tests.support import rig
 from tests.support.farm import Client, Farm, Worker, petition_id
 
 
@@ -79,3 +80,30 @@ def test_pictures_that_an_earlier_process_saw_are_asked_for_once():
     assert isinstance(end, effects.End)
     assert end.ending.error is not None
     assert end.ending.error.code == "not_found"
+
+
+@pytest.mark.parametrize("late", [wire.Abandon, wire.ResultRefused, wire.ResultRecorded])
+def test_what_was_said_in_a_session_that_is_over_is_not_acted_on(late):
+    # A cancel is said, the connection breaks, the petition is retried, the worker's hello claims
+    # its picture for it, and only then the cancel arrives: the manager waits for that picture.
+    worker = rig.Rig()
+    worker.connect()
+    worker.draw(worker.begin(rig.attempt()))
+    worker.encoded(rig.attempt())
+    worker.hear(wire.Identify())
+    assert rig.attempt() in rig.one(rig.said(worker.effects, wire.WorkerHello)[-1:]).holding
+    more = {} if late is not wire.ResultRefused else {"reason": "the image is cancelled"}
+    worker.hear(late(attempt=rig.attempt(), **more))
+    offered = rig.one(rig.said(worker.welcome(), wire.Result))
+    assert offered.attempt == rig.attempt()
+
+
+def test_a_grant_of_a_session_that_is_over_is_not_taken():
+    # The hello did not name it, so the manager has given it to another by now.
+    worker = rig.Rig()
+    worker.connect()
+    worker.hear(wire.Identify())
+    worker.grant(rig.attempt())
+    made = worker.welcome()
+    assert not rig.asked(made)
+    assert not rig.said(made, wire.Revoked)

@@ -41,7 +41,12 @@ class World:
         self.answers: dict[wire.Attempt, set[str]] = defaultdict(set)
         #: Attempts whose answer came to a manager that did not know this worker.
         self.unheard: set[wire.Attempt] = set()
-        self.inbox: list[wire.Message] = []
+        #: Attempts that the worker heard of in a session.
+        self.taken: set[wire.Attempt] = set()
+        #: Attempts that a hello rightly did not name: the manager waits for no answer of theirs.
+        self.released: set[wire.Attempt] = set()
+        #: What the manager has said and the worker has not heard, in order, with its bodies.
+        self.inbox: list[tuple[wire.Message, bytes]] = []
 
     def turn(self, *happened: events.Event, after_s: float = 0.0) -> None:
         """One turn, and what its effects bring about, until nothing more follows."""
@@ -79,20 +84,23 @@ class World:
     def hear(self, message: wire.Message) -> None:
         """The manager takes a message in."""
         if isinstance(message, wire.WorkerHello):
-            # An answer that met deaf ears: the hello does not name its attempt any more.
-            for given_back in self.unheard - {*message.running, *message.holding}:
-                self.answers[given_back].add("Revoked")
+            lost = self.unheard | {one for one in self.granted if one not in self.taken}
+            self.released |= lost - {*message.running, *message.holding}
             self.unheard.clear()
             self.known = True
-            self.inbox.append(wire.Welcome(protocol=1, software="dice"))
+            self.say(wire.Welcome(protocol=1, software="dice"))
         elif not self.known:
-            self.inbox.append(wire.Identify())
+            self.say(wire.Identify())
             if isinstance(message, wire.Failed | wire.Revoked):
                 self.unheard.add(message.attempt)
         elif isinstance(message, wire.Result | wire.Failed | wire.Revoked):
             self.answers[message.attempt].add(type(message).__name__)
             if isinstance(message, wire.Result):
-                self.inbox.append(self.verdict(message))
+                self.say(self.verdict(message))
+
+    def say(self, message: wire.Message, body: bytes = b"") -> None:
+        """The manager says something; it arrives after what it said before."""
+        self.inbox.append((message, body))
 
     def verdict(self, result: wire.Result) -> wire.Message:
         if self.dice.random() < 0.8:
@@ -114,24 +122,26 @@ class World:
         petition, count = len(self.granted) + 1, self.dice.randint(1, 3)
         attempts = [attempt(index, petition=petition) for index in range(count)]
         self.granted += attempts
-        body = _body(self.dice)
-        self.turn(events.MessageArrived(wire.Grant(attempts=tuple(attempts)), body))
+        self.say(wire.Grant(attempts=tuple(attempts)), _body(self.dice))
 
     def revoke(self) -> None:
         if self.granted and self.connected and self.known:
             some = self.dice.choice(self.granted)
-            self.turn(events.MessageArrived(wire.Revoke(attempt=some)))
+            self.say(wire.Revoke(attempt=some))
 
     def abandon(self) -> None:
         if self.granted and self.connected and self.known and self.dice.random() < 0.3:
             some = self.dice.choice(self.granted)
             if not self.answers[some]:
                 self.abandoned.add(some)
-            self.turn(events.MessageArrived(wire.Abandon(attempt=some)))
+            self.say(wire.Abandon(attempt=some))
 
     def deliver(self) -> None:
         if self.inbox and self.connected:
-            self.turn(events.MessageArrived(self.inbox.pop(0)))
+            message, body = self.inbox.pop(0)
+            if isinstance(message, wire.Grant) and self.rig.worker._session.is_open:
+                self.taken.update(message.attempts)
+            self.turn(events.MessageArrived(message, body))
 
     def progress(self) -> None:
         if self.child == "starting":
@@ -215,7 +225,7 @@ def test_every_attempt_gets_one_answer(seed: int) -> None:
     world.settle()
     for one in world.granted:
         heard = world.answers[one]
-        if one in world.abandoned:
+        if one in world.abandoned or one in world.released:
             assert len(heard) <= 1, (one, heard)
         else:
             assert len(heard) == 1, (one, heard)

@@ -98,6 +98,10 @@ class Worker:
                 self._session.lose(f"it said goodbye ({reason})" if reason else "it said goodbye")
             case wire.Fault(error=error):
                 self._on_fault(error)
+            case _ if not self._session.is_open:
+                # It was meant for a session that is over. Our next hello says what we have, and the
+                # manager may have decided anew since: an image given up then may be wanted now.
+                pass
             case wire.Grant(attempts=attempts):
                 self._on_grant(attempts, body)
             case wire.Steer():
