@@ -276,7 +276,7 @@ class Requests:
     def _damaged(self, transfer: Transfer, reason: str) -> None:
         """TCP keeps bytes whole, so this is a bug or a broken store: another try would not help."""
         error = ErrorInfo(code="protocol_error", message=f"A picture arrived damaged: {reason}.")
-        for petition_id in {key[0] for key in transfer.wanted}:
+        for petition_id in dict.fromkeys(key[0] for key in transfer.wanted):
             petition = self._petitions[petition_id]
             leave = wire.Cancel if petition.owned else wire.Detach
             self._send(leave(id=petition_id))

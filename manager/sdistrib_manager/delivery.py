@@ -1,5 +1,7 @@
 """Pictures to clients: in order of finishing, under credit, in pieces when they are large."""
 
+from collections import deque
+
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo
 from sdistrib.protocol import messages as wire
@@ -166,12 +168,17 @@ def drop_unused(state: State, digest: str) -> None:
 
 
 def lost(state: State, digest: str) -> None:
-    """The picture that was on its way to clients was never sent."""
+    """The picture is on its way to no client any more, and waits for no credit."""
     for client in state.clients.values():
+        client.ready = deque(due for due in client.ready if not _is_of(*due, digest))
         for key, delivery in list(client.flying.items()):
-            result = delivery.entry.image(delivery.index).result
-            if result is not None and result.digest == digest:
+            if _is_of(delivery.entry, delivery.index, digest):
                 client.land(*key)
+
+
+def _is_of(entry: Entry, index: int, digest: str) -> bool:
+    result = entry.image(index).result
+    return result is not None and result.digest == digest
 
 
 def finish(state: State, entry: Entry) -> None:

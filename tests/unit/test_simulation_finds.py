@@ -1,5 +1,7 @@
 """What the simulation found in the machines, each as the shortest way to it."""
 
+import hashlib
+
 import pytest
 
 from sdistrib import limits
@@ -8,7 +10,7 @@ from sdistrib.protocol.codec import encode
 from sdistrib_client import effects, events
 from sdistrib_client.requests import Requests
 from sdistrib_manager import effects as fx
-from sdistrib_manager.events import StoreRecovered
+from sdistrib_manager.events import BlobMissing, StoreRecovered
 from sdistrib_manager.rows import ImageRow
 from tests.support import rig
 from tests.support.farm import Client, Farm, Worker, petition_id
@@ -63,6 +65,19 @@ def test_no_picture_goes_while_its_row_cannot_be_kept(farm):
     farm.happen(StoreRecovered())
     assert farm.kept(fx.DropBlob)
     assert [row.kept for row in farm.rows(ImageRow)][-1] is False
+
+
+def test_a_picture_that_is_lost_while_it_waits_for_credit_is_sent_once(farm):
+    client, worker = Client(farm), Worker(farm)
+    most = limits.CLIENT_RESULTS_IN_FLIGHT_MAX
+    pid = client.submits(images=most + 3)
+    pictures = [worker.draws(worker.starts(worker.attempts[n])) for n in range(most + 2)]
+    assert client.pictures == [*range(most)]
+    farm.happen(BlobMissing(hashlib.sha256(pictures[-1]).hexdigest(), "it is damaged"))
+    farm.turn()
+    worker.draws(worker.starts(worker.attempts[-1]))
+    client.sees(pid, *range(most + 1))
+    assert client.pictures == [*range(most + 2)]
 
 
 def test_pictures_that_an_earlier_process_saw_are_asked_for_once():
