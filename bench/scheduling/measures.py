@@ -32,6 +32,11 @@ class Measures:
     overtaken_s: float
     #: Longest wait of the newcomer for a first picture; nan without one.
     newcomer_s: float
+    #: Longest time from when a box that could draw for the newcomer was free (of the image it had
+    #: begun before) to when it began to draw or load for him; nan without one.
+    late_s: float
+    #: All seconds of drawing.
+    drawn_s: float
     #: Drawing that was of no use: second copies, dropped images, pictures nobody asked for.
     wasted_s: float
 
@@ -55,7 +60,7 @@ def measure(workload: Workload, log: Sequence[Entry], *, together: bool = False)
     """Read a log; `together` as in `Policy.delivers_together`."""
     first, last = _pictures(log, together=together)
     jobs = workload.jobs
-    loads, wasted_s = _work(log)
+    loads, drawn_s, wasted_s = _work(log)
     waits_s = tuple(last[job] - job.arrives_at for job in jobs)
     firsts_s = tuple(first[job] - job.arrives_at for job in jobs)
     newcomer = [s for s, job in zip(firsts_s, jobs, strict=True) if job.client == workload.newcomer]
@@ -67,6 +72,8 @@ def measure(workload: Workload, log: Sequence[Entry], *, together: bool = False)
         passed_s=_passed(workload.boxes, log, heads=False),
         overtaken_s=_passed(workload.boxes, log, heads=True),
         newcomer_s=max(newcomer, default=math.nan),
+        late_s=_late(workload, log),
+        drawn_s=drawn_s,
         wasted_s=wasted_s,
     )
 
@@ -86,27 +93,58 @@ def _pictures(log: Iterable[Entry], *, together: bool) -> tuple[dict[Job, float]
     return (last, last) if together else (first, last)
 
 
-def _work(log: Iterable[Entry]) -> tuple[Counter[str], float]:
-    """Loads by context, and seconds drawn for nothing."""
+def _work(log: Iterable[Entry]) -> tuple[Counter[str], float, float]:
+    """Loads by context, seconds drawn, seconds drawn for nothing."""
     running: dict[str, Entry] = {}
     loads: Counter[str] = Counter()
     drawn: set[Image] = set()
-    wasted_s = 0.0
+    drawn_s = wasted_s = 0.0
     for entry in log:
         image, box = entry.image, entry.box
         if entry.what == "began":
             running[box] = entry
             if entry.load_s:
                 loads[image.job.context] += 1
-        elif entry.what == "finished":
-            del running[box]
-            if image in drawn or image.number >= image.job.images:
-                wasted_s += entry.draw_s
-            drawn.add(image)
         elif box in running and running[box].image == image:
             began = running.pop(box)
-            wasted_s += max(0.0, entry.at - began.at - began.load_s)
-    return loads, wasted_s
+            took_s = max(0.0, entry.at - began.at - began.load_s)
+            drawn_s += took_s
+            useful = entry.what == "finished" and image.number < image.job.images
+            if not useful or image in drawn:
+                wasted_s += took_s
+            if useful:
+                drawn.add(image)
+    return loads, drawn_s, wasted_s
+
+
+def _late(workload: Workload, log: Sequence[Entry]) -> float:
+    """See `Measures.late_s`."""
+    able = {job: [b.name for b in workload.boxes if b.can(job)] for job in workload.jobs}
+    worst_s = math.nan
+    for place, entry in enumerate(log):
+        job = entry.image.job
+        if entry.what == "arrived" and job.client == workload.newcomer:
+            busy = _busy(log[:place])
+            frees = [_free(log[place:], name) if name in busy else entry.at for name in able[job]]
+            began = next(e.at for e in log[place:] if e.what == "began" and e.image.job is job)
+            worst_s = max(began - min(frees), -math.inf if math.isnan(worst_s) else worst_s)
+    return worst_s
+
+
+def _busy(log: Iterable[Entry]) -> set[str]:
+    """Boxes that are drawing at the end of the log."""
+    busy: set[str] = set()
+    for entry in log:
+        if entry.what == "began":
+            busy.add(entry.box)
+        elif entry.what == "finished":
+            busy.discard(entry.box)
+    return busy
+
+
+def _free(log: Iterable[Entry], box: str) -> float:
+    """When this box next ends an image; inf if it never does."""
+    return next((e.at for e in log if e.what == "finished" and e.box == box), math.inf)
 
 
 def _passed(boxes: Iterable[Box], log: Iterable[Entry], *, heads: bool) -> float:
