@@ -1,12 +1,15 @@
-"""SwarmUI: the first backend that has the model, else a load where the pressure is highest.
+"""SwarmUI at 021c906: a backend that has the model, else a load where the pressure is highest.
 
-Every image is a request. A backend takes `_USAGES` at a time; which one is taken first is the
-order of the list, here the fastest first, as its documentation advises. A model that has waited
-`_PATIENCE_S` may be loaded on an idle backend: the model with the most pressure, on the backend
-that has been idle for longest, and one load per model at a time.
+Every image is a request. A backend takes two at a time, the least used one first and then by the
+order of the list, which here begins with the fastest, as its documentation advises. While requests
+wait for a model there is pressure: ten for each, and one for each second since the first. Whenever
+a backend has room, the model with the highest pressure, and no other, may be loaded there, if it
+has pressed for 1.5 s or there is no second such backend, and if it is not being loaded already. An
+unused backend is preferred, then the one that was last taken or released longest ago; it gets no
+requests until it has loaded.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from bench.scheduling.farm import Image
@@ -24,68 +27,106 @@ class Swarm(Peer):
 
     def start(self, now: float, boxes: Sequence[SeenBox], known: Guesses) -> None:
         """The fastest come first in the list."""
-        speed = {box.name: known.decode_s[box.name] for box in boxes}
-        super().start(now, sorted(boxes, key=lambda box: speed[box.name]), known)
-        self._released_at = dict.fromkeys(self.boxes, now)
-        self._loading_until: dict[str, float] = {}
-        self._wake_at: float | None = None
+        super().start(now, sorted(boxes, key=lambda box: known.decode_s[box.name]), known)
+        #: When each box was last given something or came to rest.
+        self._touched_at = dict.fromkeys(self.boxes, now)
+        #: Boxes that are to load or are loading, with the image they do it for.
+        self._reserved: dict[str, Image] = {}
+        #: When loads that have begun will be done.
+        self._loaded_at: dict[str, float] = {}
+        #: Since when requests have waited for a model without a break.
+        self._since: dict[str, float] = {}
+        self._patient_at: float | None = None
+
+    def began(self, now: float, box: str, image: Image) -> None:
+        """A load for which a box is reserved begins."""
+        if self._reserved.get(box) == image:
+            self._loaded_at[box] = now + self.known.load_s[box, image.job.context]
 
     def finished(self, now: float, box: str, image: Image, load_s: float, draw_s: float) -> None:
-        """A backend that comes to rest is the last to get another model."""
+        """Released."""
         super().finished(now, box, image, load_s, draw_s)
-        self._released_at[box] = now
+        self._touched_at[box] = now
+        if self._reserved.get(box) == image:
+            self._open(box)
+
+    def gone(self, now: float, box: str, lost: Sequence[Image]) -> None:
+        """Neither reserved nor loading."""
+        super().gone(now, box, lost)
+        self._open(box)
+
+    def _open(self, box: str) -> None:
+        self._reserved.pop(box, None)
+        self._loaded_at.pop(box, None)
 
     def decide(self, now: float) -> Iterator[Order]:
         """Serve what is loaded, then load, until nothing more can be done."""
-        self._wake_at = None
-        yield from self._serve()
-        while (load := self._load(now)) is not None:
+        for box in [box for box, at in self._loaded_at.items() if at <= now]:
+            self._open(box)
+        for grant in self._serve():
+            self._touched_at[grant.box] = now
+            yield grant
+        self._patient_at = None
+        waiting = Counter(image.job.context for image in self.waiting)
+        self._since = {context: self._since.get(context, now) for context in waiting}
+        while (load := self._load(now, waiting)) is not None:
+            self._touched_at[load.box] = now
+            waiting[load.image.job.context] -= 1
             yield load
-            yield from self._serve()
 
     def _serve(self) -> Iterator[Grant]:
+        """Requests in order, each to a box that has its model and room."""
         room: dict[str | None, list[str]] = defaultdict(list)
-        for box, images in self.holds.items():
-            room[self.context[box]] += [box] * (_USAGES - len(images))
-        grants = []
+        for box in self.boxes:
+            if box not in self._reserved:
+                room[self.context[box]].append(box)
+        found: list[Grant] = []
+        held = {box: len(images) for box, images in self.holds.items()}
         for image in self.waiting:
-            at = room[image.job.context]
-            box = next((name for name in at if self.boxes[name].can(image.job)), None)
-            if box is not None:
-                at.remove(box)
-                grants.append(Grant(box, image))
-        for grant in grants:
+            boxes = [box for box in room[image.job.context] if held[box] < _USAGES]
+            able = [box for box in boxes if self.boxes[box].can(image.job)]
+            if able:
+                box = min(able, key=held.__getitem__)
+                held[box] += 1
+                found.append(Grant(box, image))
+        for grant in found:
             self.take(grant.box, grant.image)
-            yield grant
+        yield from found
 
-    def _load(self, now: float) -> Grant | None:
-        """The image whose model is to be loaded next, and where."""
-        first: dict[str, Image] = {}
-        pressure: dict[str, float] = defaultdict(float)
-        for image in self.waiting:
-            if image.job.context not in first:
-                first[image.job.context] = image
-                pressure[image.job.context] = now - image.job.arrives_at
-            pressure[image.job.context] += _PER_REQUEST
-        idle = self.free()
-        for context in sorted(first, key=lambda context: -pressure[context]):
-            image = first[context]
-            able = [box for box in idle if self.boxes[box].can(image.job)]
-            ready_at = max(
-                self._loading_until.get(context, 0.0),
-                image.job.arrives_at + (_PATIENCE_S if len(able) > 1 else 0.0),
-            )
-            if not able:
-                continue
-            if now < ready_at:
-                self._wake_at = min(ready_at, self._wake_at or ready_at)
-                continue
-            box = min(able, key=self._released_at.__getitem__)
-            self._loading_until[context] = now + self.known.load_s[box, context]
-            self.take(box, image)
-            return Grant(box, image)
-        return None
+    def _load(self, now: float, waiting: Counter[str]) -> Grant | None:
+        """The oldest image of the model that is to be loaded now, and where."""
+        room = [
+            box
+            for box, images in self.holds.items()
+            if len(images) < _USAGES and box not in self._reserved
+        ]
+        loading = {image.job.context for image in self._reserved.values()}
+        pressing = {
+            context: count * _PER_REQUEST + now - self._since[context]
+            for context, count in waiting.items()
+            if count
+            and context not in loading
+            and any(context in self.boxes[box].contexts for box in room)
+        }
+        if not pressing:
+            return None
+        context = max(pressing, key=pressing.__getitem__)
+        patient_at = self._since[context] + _PATIENCE_S
+        if len(room) > 1 and now < patient_at:
+            self._patient_at = patient_at
+            return None
+        image = next(image for image in self.waiting if image.job.context == context)
+        valid = [b for b in room if self.context[b] != context and self.boxes[b].can(image.job)]
+        if not valid:
+            return None
+        box = min(valid, key=lambda box: (bool(self.holds[box]), self._touched_at[box]))
+        self._reserved[box] = image
+        self.take(box, image)
+        return Grant(box, image)
 
     def wake_at(self) -> float | None:
-        """When the next model may be loaded."""
-        return self._wake_at
+        """When a load is done, or a model has pressed for long enough."""
+        times = list(self._loaded_at.values())
+        if self._patient_at is not None:
+            times.append(self._patient_at)
+        return min(times, default=None)
