@@ -1,5 +1,7 @@
 """`python -m bench [NAME…] [--rounds N] [--json FILE]`: the figures of the README.
 
+`python -m bench scheduling …` instead simulates farms, see `bench.scheduling`.
+
 Measurements that are compared are made in turn (ours, theirs, ours, …) and divided pair by pair.
 This is no test: the exit status says only whether everything could be measured.
 """
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import durable_figures, engine_figures, farm_figures, start_figures
+from bench.scheduling import __main__ as scheduling
 from bench.stats import Figure, Outcome, measured, plain, row, table
 
 FIGURES: dict[str, Figure] = {
@@ -43,6 +46,10 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print the table, write the samples."""
+    words = sys.argv[1:] if words is None else words
+    if words and words[0] == "scheduling":
+        scheduling.main(words[1:])
+        return
     arguments = _arguments(words)
     outcomes: list[Outcome] = []
     for name in arguments.names or FIGURES:
