@@ -96,7 +96,7 @@ def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> No
         # Of leases from before the start only the images know; what this one does not have goes
         # out at once, for the grace is for workers that have not reported yet.
         before = restore.leased_before(state, worker.instance)
-        leases += [Lease(attempt, state.now) for attempt in before - worker.leases.keys()]
+        leases += [Lease(one, state.now) for one in before if one not in worker.leases]
     for lease in leases:
         if lease.attempt not in claimed:
             _release(state, worker, lease, began=False)

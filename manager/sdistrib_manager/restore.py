@@ -125,15 +125,15 @@ def _restore_workers(state: State, snapshot: Snapshot) -> None:
         state.roster.by_instance[worker.instance] = worker
 
 
-def leased_before(state: State, instance: str) -> set[Attempt]:
+def leased_before(state: State, instance: str) -> list[Attempt]:
     """Live attempts at leased images that this worker process was given."""
-    return {
+    return [
         Attempt(entry.id, index, number)
         for entry in state.queue
         for index in entry.indices("leased")
         for number, issued in entry.image(index).issued.items()
         if issued.live and issued.instance == instance
-    }
+    ]
 
 
 def end_grace(state: State) -> list[tuple[Entry, Image]]:
