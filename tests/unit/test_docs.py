@@ -121,7 +121,7 @@ def own_structs(module: object) -> Iterator[type[msgspec.Struct]]:
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, msgspec.Struct):
             is_base = value in (messages.Message, engine.EngineFrame)
-            if value.__module__ == module.__name__ and not is_base:  # type: ignore[attr-defined]
+            if value.__module__.startswith(module.__name__) and not is_base:  # type: ignore[attr-defined]
                 yield value
 
 

@@ -1,0 +1,308 @@
+"""What is said between clients and the manager."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sdistrib.errors import ErrorInfo
+from sdistrib.models import ModelFile
+from sdistrib.petitions import PetitionId, PetitionState
+from sdistrib.protocol.messages.shared import (
+    BOTH,
+    Attempt,
+    Count,
+    Declared,
+    EngineFacts,
+    Identify,
+    IdOrAll,
+    IdStart,
+    Index,
+    Message,
+    Name,
+    Phase,
+    Result,
+    Seconds,
+    Text,
+    Welcome,
+    WorkerWish,
+)
+
+# --- Client to manager ----------------------------------------------------------------------
+
+
+class ClientHello(Message, frozen=True, kw_only=True):
+    """First message of a client's connection, and again after each reconnect."""
+
+    protocols: tuple[int, ...]
+    software: Name
+
+
+class Submit(Message, frozen=True, kw_only=True):
+    """Draw this. The body's SHA-256 tells a resend from a conflict."""
+
+    BODY = "petition"
+    id: PetitionId
+    #: This connection wants to know that it is kept, and nothing more of it.
+    detach: bool = False
+
+
+class Cancel(Message, frozen=True, kw_only=True):
+    """End this petition; what is recorded stays."""
+
+    id: PetitionId
+
+
+class Attach(Message, frozen=True, kw_only=True):
+    """Send this connection what the petition yields from now on, and what nobody has seen."""
+
+    id: PetitionId
+    #: Pictures that were seen before are wanted again.
+    again: bool = False
+    #: False: only what is recorded now is wanted; `Finished` then says how far the petition is.
+    wait: bool = True
+
+
+class Detach(Message, frozen=True, kw_only=True):
+    """Send this connection nothing more of the petition, which goes on."""
+
+    id: PetitionId
+
+
+class Retry(Message, frozen=True, kw_only=True):
+    """Draw the images of an ended petition that have no picture. A body replaces its parameters."""
+
+    BODY = "petition"
+    id: PetitionId
+    #: As in `Submit`.
+    detach: bool = False
+
+
+class Purge(Message, frozen=True, kw_only=True):
+    """Forget an ended petition, prompt and pictures, for good; without an id, all of them."""
+
+    id: IdOrAll = ""
+
+
+class ResultSeen(Message, frozen=True, kw_only=True):
+    """The picture is safe with the client; its credit is free again."""
+
+    id: PetitionId
+    index: Index
+
+
+class ProgressSeen(Message, frozen=True, kw_only=True):
+    """The client has shown the last progress of this petition and can take another."""
+
+    id: PetitionId
+
+
+class Ask(Message, frozen=True, kw_only=True):
+    """A question about the farm; answered by `Answer` of the same number."""
+
+    number: Count
+    what: Literal["models", "workers", "queue", "status", "petition"]
+    #: `queue`: ended petitions too. `petition` always finds them.
+    all: bool = False
+    #: `queue`, `petition`: only petitions whose ids begin so.
+    id: IdStart = ""
+
+
+class Control(Message, frozen=True, kw_only=True):
+    """A wish about workers; answered by `Controlled` of the same number."""
+
+    number: Count
+    wish: WorkerWish
+    #: Stable names; none is all workers that are here.
+    workers: Annotated[tuple[Name, ...], Meta(max_length=256)] = ()
+
+
+# --- Manager to client ----------------------------------------------------------------------
+
+
+class Accepted(Message, frozen=True, kw_only=True):
+    """The petition is kept; from now on it ends with `Finished`, whatever happens."""
+
+    id: PetitionId
+    state: PetitionState
+    #: Images that the petition asks for.
+    images: Count = 0
+    #: Images of other petitions that stand before this one.
+    ahead: Count = 0
+    #: Why nothing runs yet, for example "no worker is connected".
+    reason: Text = ""
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """The petition is not kept."""
+
+    id: PetitionId
+    error: ErrorInfo
+
+
+class ImageProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where one running image is."""
+
+    index: Index
+    worker: Name
+    phase: Phase
+    step: Count = 0
+    steps: Count = 0
+    #: Seconds that one step takes now; 0 when not known.
+    step_s: Seconds = 0.0
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """The newest state of a petition; older ones are never sent."""
+
+    id: PetitionId
+    state: PetitionState
+    ahead: Count = 0
+    done: Count = 0
+    images: Count = 0
+    running: tuple[ImageProgress, ...] = ()
+    #: Expected seconds to the end; 0 when not known.
+    eta_s: Seconds = 0.0
+    #: Why nothing of it runs.
+    reason: Text = ""
+
+
+class ImageFailure(msgspec.Struct, frozen=True):
+    """An image that failed for good."""
+
+    index: Index
+    error: ErrorInfo
+
+
+class Finished(Message, frozen=True, kw_only=True):
+    """The end of a petition, or of an `Attach` that does not wait for it; after all pictures."""
+
+    id: PetitionId
+    state: PetitionState
+    #: Indices whose pictures are recorded.
+    done: tuple[Index, ...] = ()
+    failures: tuple[ImageFailure, ...] = ()
+
+
+class Cancelled(Message, frozen=True, kw_only=True):
+    """The cancel is decided: the pictures listed were recorded before and stay, no other comes."""
+
+    id: PetitionId
+    done: tuple[Index, ...] = ()
+    #: How the petition ended; one that had ended before stays as it was.
+    state: PetitionState = "cancelled"
+
+
+class FoundModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model file of the farm."""
+
+    file: ModelFile
+    #: Stable names of the workers that have it.
+    workers: tuple[Name, ...]
+    #: The same name stands for other content on another worker.
+    conflict: bool = False
+
+
+class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One worker as the manager sees it."""
+
+    name: Name
+    state: Literal["loading", "idle", "busy", "paused", "draining", "suspect", "away"]
+    engine: EngineFacts
+    files: Count = 0
+    #: Images made and attempts failed since it connected.
+    done: Count = 0
+    failed: Count = 0
+    #: What it is drawing.
+    running: tuple[Attempt, ...] = ()
+    #: Name of the model that is loaded.
+    loaded: Name = ""
+    last_seen_s: Seconds = 0.0
+    #: Why it takes no grants, for people.
+    reason: Text = ""
+    declared: Declared = Declared()
+
+
+class QueuedPetition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One petition in the manager's queue. Prompts are private and not listed."""
+
+    id: PetitionId
+    state: PetitionState
+    model: Name
+    images: Count
+    done: Count = 0
+    failed: Count = 0
+    running: Count = 0
+    age_s: Seconds = 0.0
+    #: Images of other petitions that wait before it.
+    ahead: Count = 0
+    #: Why nothing of it runs.
+    reason: Text = ""
+
+
+class Purged(Message, frozen=True, kw_only=True):
+    """The answer to `Purge`."""
+
+    id: IdOrAll = ""
+    #: How many petitions were forgotten.
+    petitions: Count = 0
+
+
+class Answer(Message, frozen=True, kw_only=True):
+    """The answer to `Ask`: the list that was asked for; `status` fills the counts."""
+
+    #: `petition`: the body of the one petition that was found.
+    BODY = "petition"
+    number: Count
+    models: tuple[FoundModel, ...] = ()
+    workers: tuple[WorkerFacts, ...] = ()
+    queue: tuple[QueuedPetition, ...] = ()
+    #: More rows exist than fit one message.
+    cut: bool = False
+    software: Name = ""
+    uptime_s: Seconds = 0.0
+    waiting_images: Count = 0
+    running_images: Count = 0
+    done_images: Count = 0
+
+
+class ControlAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a wish on one worker."""
+
+    worker: Name
+    #: What it did, for people: "paused; it finishes the image under way".
+    did: Text
+    #: The worker itself has answered.
+    obeyed: bool = True
+
+
+class Controlled(Message, frozen=True, kw_only=True):
+    """The answer to `Control`, when each worker has answered or will not."""
+
+    number: Count
+    #: One for each worker, by name.
+    answers: tuple[ControlAnswer, ...] = ()
+    #: Why nothing was done at all.
+    error: ErrorInfo | None = None
+    #: More answers exist than fit one message.
+    cut: bool = False
+
+
+CLIENT_TO_MANAGER: tuple[type[Message], ...] = (
+    *BOTH,
+    ClientHello,
+    Submit,
+    Attach,
+    Detach,
+    Cancel,
+    Retry,
+    Purge,
+    ResultSeen,
+    ProgressSeen,
+    Ask,
+    Control,
+)
+MANAGER_TO_CLIENT: tuple[type[Message], ...] = (
+    *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Purged,
+    Answer, Controlled,
+)  # fmt: skip

@@ -1,0 +1,168 @@
+"""What is said between workers and the manager."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from sdistrib.errors import ErrorInfo
+from sdistrib.protocol.messages.shared import (
+    BOTH,
+    Attempt,
+    Count,
+    Declared,
+    EngineFacts,
+    Identify,
+    Message,
+    Name,
+    Phase,
+    Result,
+    Seconds,
+    StandingState,
+    Text,
+    Welcome,
+    WorkerWish,
+)
+
+# --- Worker to manager ----------------------------------------------------------------------
+
+
+class WorkerHello(Message, frozen=True, kw_only=True):
+    """First message of a worker's connection, and again after each reconnect. Body: inventory."""
+
+    BODY = "inventory"
+    protocols: tuple[int, ...]
+    software: Name
+    #: Stable name, by default the host's.
+    name: Name
+    #: Drawn at start; tells a reconnect from a second worker of the same name.
+    instance: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    engine: EngineFacts
+    #: Attempts under way in the engine.
+    running: tuple[Attempt, ...] = ()
+    #: Attempts whose results wait here to be recorded.
+    holding: tuple[Attempt, ...] = ()
+    #: As in `Standing`.
+    standing: StandingState = "open"
+    reason: Text = ""
+    declared: Declared = Declared()
+
+
+class Inventory(Message, frozen=True, kw_only=True):
+    """The files changed, or their digests became known. Body: the whole inventory."""
+
+    BODY = "inventory"
+
+
+class Started(Message, frozen=True, kw_only=True):
+    """The engine has begun this attempt; from now on its loss counts against the image."""
+
+    attempt: Attempt
+
+
+class Step(Message, frozen=True, kw_only=True):
+    """Where the running attempt is; conflated by the worker, the newest wins."""
+
+    attempt: Attempt
+    phase: Phase
+    step: Count = 0
+    steps: Count = 0
+    step_s: Seconds = 0.0
+
+
+class Failed(Message, frozen=True, kw_only=True):
+    """The attempt ended without a picture."""
+
+    attempt: Attempt
+    error: ErrorInfo
+    #: The engine had begun it.
+    started: bool = True
+
+
+class Revoked(Message, frozen=True, kw_only=True):
+    """The attempt was given back before it began."""
+
+    attempt: Attempt
+
+
+class TooLate(Message, frozen=True, kw_only=True):
+    """The attempt to be revoked has begun, or is over."""
+
+    attempt: Attempt
+
+
+class EngineState(Message, frozen=True, kw_only=True):
+    """What the engine holds now."""
+
+    state: Literal["starting", "idle", "loading", "drawing"]
+    #: Name of the loaded model, and digest of the whole context.
+    loaded: Name = ""
+    context: Name = ""
+
+
+class Standing(Message, frozen=True, kw_only=True):
+    """Whether the worker takes grants from now on; the worker alone decides."""
+
+    state: StandingState
+    #: Why it takes none, for people: "paused by ana".
+    reason: Text = ""
+
+
+class Steered(Message, frozen=True, kw_only=True):
+    """The answer to `Steer`: the wish is carried out, or will be."""
+
+    number: Count
+    #: What it did, for people.
+    did: Text
+
+
+# --- Manager to worker ----------------------------------------------------------------------
+
+
+class Grant(Message, frozen=True, kw_only=True):
+    """Draw these images of one petition. Body: the petition's own bytes."""
+
+    BODY = "petition"
+    attempts: Annotated[tuple[Attempt, ...], Meta(min_length=1, max_length=256)]
+
+
+class Revoke(Message, frozen=True, kw_only=True):
+    """Give this attempt back if it has not begun."""
+
+    attempt: Attempt
+
+
+class Abandon(Message, frozen=True, kw_only=True):
+    """Nobody wants this attempt any more, begun or not; its result will be refused."""
+
+    attempt: Attempt
+
+
+class Steer(Message, frozen=True, kw_only=True):
+    """A client's wish about this worker; answered by `Steered` of the same number."""
+
+    number: Count
+    wish: WorkerWish
+    #: User whose wish it is.
+    by: Name = ""
+
+
+class ResultRecorded(Message, frozen=True, kw_only=True):
+    """The result is kept; the worker may forget it."""
+
+    attempt: Attempt
+
+
+class ResultRefused(Message, frozen=True, kw_only=True):
+    """The result is not wanted; the worker may forget it."""
+
+    attempt: Attempt
+    reason: Text
+
+
+WORKER_TO_MANAGER: tuple[type[Message], ...] = (
+    *BOTH, WorkerHello, Inventory, Started, Step, Result, Failed, Revoked, TooLate, EngineState,
+    Standing, Steered,
+)  # fmt: skip
+MANAGER_TO_WORKER: tuple[type[Message], ...] = (
+    *BOTH, Identify, Welcome, Grant, Revoke, Abandon, ResultRecorded, ResultRefused, Steer,
+)  # fmt: skip
