@@ -5,7 +5,7 @@ from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib.transfer import Incoming
-from sdistrib_manager import delivery, outcome
+from sdistrib_manager import delivery, dispatch, outcome
 from sdistrib_manager.effects import PutBlob
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Worker
@@ -151,7 +151,7 @@ def _record(state: State, worker: Worker | None, message: wire.Result) -> None:
         return
     entry, image = found
     if image.state == "waiting":
-        entry.take(image.index)
+        state.take(entry, image.index)
     image.result, image.kept = message, True
     uses = state.blob_uses.get(message.digest, 0)
     state.blob_uses[message.digest] = uses + 1
@@ -159,6 +159,8 @@ def _record(state: State, worker: Worker | None, message: wire.Result) -> None:
     state.queue.share(entry.owner).picture_bytes += message.size_bytes
     image.issued[message.attempt.number].live = False
     entry.draw_s += message.load_s + message.draw_s
+    if worker is not None:
+        dispatch.learn(state, worker, entry, message)
     state.move_image(entry, image, "done")
     _free(state, worker, entry, image, message)
     delivery.offer(state, entry, image.index)

@@ -11,6 +11,7 @@ from sdistrib.protocol.codec import Buffer, decode_petition
 from sdistrib_manager import delivery, outcome
 from sdistrib_manager.clients import Client, Slot
 from sdistrib_manager.effects import Checkpoint
+from sdistrib_manager.jobs import Find, make_job
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.rows import PetitionBodyRow, PetitionRow, Tombstone
 from sdistrib_manager.state import State
@@ -52,17 +53,23 @@ def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> 
 
 def _entry(state: State, petition_id: str, body: bytes, digest: str) -> Entry:
     petition = decode_petition(body)
-    entry = make_entry(petition_id, LOCAL, body, digest, petition)
-    entry.number = state.queue.next_number()
+    entry = make_entry(petition_id, LOCAL, body, digest, petition, state.roster.name_of)
+    entry.number = entry.job.number = state.queue.next_number()
     entry.accepted_wall = state.wall
-    entry.wanted = state.queue.shared(entry.wanted)
     if petition.timeout_s:
         entry.expires_at = state.now + petition.timeout_s
     return entry
 
 
-def make_entry(petition_id: str, owner: str, body: bytes, digest: str, petition: Petition) -> Entry:
-    """The record of a petition, all its images fresh."""
+def make_entry(
+    petition_id: str,
+    owner: str,
+    body: bytes,
+    digest: str,
+    petition: Petition,
+    find: Find = lambda _kind, _name: None,
+) -> Entry:
+    """The record of a petition, all its images fresh; `find` as for `make_job`."""
     params = petition.params
     return Entry(
         id=petition_id,
@@ -71,11 +78,13 @@ def make_entry(petition_id: str, owner: str, body: bytes, digest: str, petition:
         digest=digest,
         model=params.model or params.diffusion_model,
         wanted=wanted_files(params),
+        job=make_job(petition_id, owner, petition, find),
         seed=petition.seed,
         size=petition.images,
         number=0,
         accepted_wall=0.0,
         cancel_on_disconnect=petition.cancel_on_disconnect,
+        exact=petition.exact,
         open=petition.images,
     )
 
@@ -83,6 +92,7 @@ def make_entry(petition_id: str, owner: str, body: bytes, digest: str, petition:
 def _accept(state: State, entry: Entry) -> None:
     entry.ahead = state.counters.waiting_images
     state.queue.add(entry)
+    state.line_up(entry)
     state.counters.waiting_images += entry.size
     state.keep(
         PetitionRow(
@@ -205,12 +215,13 @@ def _nothing_to_retry(
 
 
 def _edited(state: State, entry: Entry, body: bytes) -> Entry:
-    edited = make_entry(entry.id, entry.owner, body, entry.digest, decode_petition(body))
+    find = state.roster.name_of
+    edited = make_entry(entry.id, entry.owner, body, entry.digest, decode_petition(body), find)
+    edited.job.number = entry.number
     if (edited.seed, edited.size) != (entry.seed, entry.size):
         raise PetitionError.of(
             "invalid_params", "A retry cannot change the seed or the number of images."
         )
-    edited.wanted = state.queue.shared(edited.wanted)
     return edited
 
 
@@ -223,8 +234,8 @@ def _open_again(state: State, entry: Entry, edited: Entry, undone: list[int]) ->
                 # A late result of that attempt is a picture of the parameters of before.
                 issued.instance = ""
     if edited is not entry:
-        state.queue.step_out(entry)
         entry.body, entry.wanted, entry.model = edited.body, edited.wanted, edited.model
+        entry.job, entry.exact = edited.job, edited.exact
         entry.cancel_on_disconnect = edited.cancel_on_disconnect
         state.keep(PetitionBodyRow(id=entry.id, body=entry.body))
     timeout_s = decode_petition(entry.body).timeout_s
@@ -251,7 +262,7 @@ def _wait_again(state: State, entry: Entry, undone: list[int]) -> None:
         entry.put_back(index)
     entry.open = len(undone)
     state.queue.count_images(entry, len(undone))
-    state.queue.line_up(entry)
+    state.line_up(entry)
 
 
 def purge(state: State, client: Client, message: wire.Purge, _: Buffer) -> None:

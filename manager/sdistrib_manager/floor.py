@@ -10,15 +10,12 @@ from sdistrib.models import Catalogue
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_inventory
-from sdistrib_manager import arrival, controls, outcome, restore
+from sdistrib_manager import arrival, controls, dispatch, outcome, restore
+from sdistrib_manager.jobs import plain_context
 from sdistrib_manager.queue import Issued
 from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import ForgetWorker, WorkerRow
-from sdistrib_manager.scheduler import fifo
 from sdistrib_manager.state import State
-
-#: Attempts at one image that may run at a time: one, and that of a worker that was only slow.
-_LIVE_MAX = 2
 
 
 def on_message(state: State, route: bytes, message: wire.Message, body: Buffer) -> None:
@@ -96,7 +93,11 @@ def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> No
         # Of leases from before the start only the images know; what this one does not have goes
         # out at once, for the grace is for workers that have not reported yet.
         before = restore.leased_before(state, worker.instance)
-        leases += [Lease(one, state.now) for one in before if one not in worker.leases]
+        leases += [
+            Lease(one, state.queue.entries[one.id].job, state.now)
+            for one in before
+            if one not in worker.leases
+        ]
     for lease in leases:
         if lease.attempt not in claimed:
             _release(state, worker, lease, began=False)
@@ -106,7 +107,11 @@ def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> No
         if found is None or issued is None or found[1].state in IMAGE_ENDS:
             state.tell_worker(worker, wire.Abandon(attempt=attempt))
         elif issued.instance == worker.instance:
-            worker.leases[attempt] = Lease(attempt, state.now, started=True)
+            lease = worker.leases[attempt] = Lease(attempt, found[0].job, state.now)
+            if attempt in hello.holding:
+                lease.begun_at, lease.drawn = state.now, True
+            else:
+                dispatch.begun(state, worker, lease)
 
 
 def _heard(state: State, worker: Worker) -> None:
@@ -122,7 +127,7 @@ def _started(state: State, worker: Worker, message: wire.Started, _: Buffer) -> 
     found = state.find(message.attempt)
     if lease is None or found is None:
         return
-    lease.started, lease.revoking = True, False
+    dispatch.begun(state, worker, lease)
     entry = found[0]
     entry.reason = ""
     if entry.state == "queued":
@@ -135,7 +140,7 @@ def _step(state: State, worker: Worker, step: wire.Step, _: Buffer) -> None:
     lease = worker.leases.get(step.attempt)
     found = state.find(step.attempt)
     if lease is not None and found is not None:
-        lease.step = step
+        dispatch.stepped(state, worker, lease, step)
         state.touch(found[0])
 
 
@@ -154,6 +159,8 @@ def _failed(state: State, worker: Worker, failed: wire.Failed, _: Buffer) -> Non
         outcome.attempt_lost(state, entry, image, worker, began=False)
         return
     worker.failed += 1
+    if failed.error.code == "out_of_memory":
+        worker.lower_ceiling(lease.job)
     error = _placed(failed.error, worker, failed.attempt)
     state.log(
         "warning",
@@ -188,7 +195,7 @@ def _revoked(state: State, worker: Worker, message: wire.Revoked, _: Buffer) -> 
 def _too_late(state: State, worker: Worker, message: wire.TooLate, _: Buffer) -> None:
     lease = worker.leases.get(message.attempt)
     if lease is not None:
-        lease.revoking, lease.started = False, True
+        dispatch.begun(state, worker, lease)
 
 
 def _inventory(state: State, worker: Worker, _: wire.Inventory, body: Buffer) -> None:
@@ -199,6 +206,10 @@ def _inventory(state: State, worker: Worker, _: wire.Inventory, body: Buffer) ->
 
 def _engine_state(state: State, worker: Worker, message: wire.EngineState, _: Buffer) -> None:
     worker.state = message
+    if message.state in ("idle", "drawing"):
+        find = state.roster.name_of
+        plain = plain_context(message.loaded, find) if message.loaded else None
+        worker.context = state.contexts.get(message.context, plain)
 
 
 def _goodbye(state: State, worker: Worker, message: wire.Goodbye, _: Buffer) -> None:
@@ -287,11 +298,11 @@ def _unpark(state: State, worker: Worker) -> None:
         issued = image.issued[lease.attempt.number]
         live = sum(other.live for other in image.issued.values())
         # Two others are at it already; a result from here would still count.
-        if issued.live or live >= _LIVE_MAX or image.state in IMAGE_ENDS:
+        if issued.live or live >= dispatch.LIVE_MAX or image.state in IMAGE_ENDS:
             continue
         issued.live = True
         if image.state == "waiting":
-            entry.take(image.index)
+            state.take(entry, image.index)
             state.move_image(entry, image, "leased")
 
 
@@ -309,33 +320,5 @@ def review(state: State) -> None:
             state.keep(ForgetWorker(worker.name), soft=True)
         if worker.present and worker.liveness.beat_due(state.now):
             state.say("worker", worker.route, wire.Beat())
-
-
-def schedule(state: State) -> None:
-    """Hand waiting images to free workers."""
-    state.schedule_due = False
-    present = list(state.roster.present())
-    for choice in fifo.choose(
-        state.queue, present, state.now, lambda e, i, w: outcome.avoids(state, e, i, w)
-    ):
-        _grant(state, choice)
-    for recall in fifo.recalls(present, state.now, lambda w, lease: _able(state, w, lease)):
-        recall.lease.revoking = True
-        state.tell_worker(recall.worker, wire.Revoke(attempt=recall.lease.attempt))
-
-
-def _able(state: State, worker: Worker, lease: Lease) -> bool:
-    entry = state.queue.entries.get(lease.attempt.id)
-    if entry is None or not worker.has_all(entry.wanted):
-        return False
-    return not outcome.avoids(state, entry, lease.attempt.index, worker)
-
-
-def _grant(state: State, choice: fifo.Choice) -> None:
-    worker, entry = choice.worker, choice.entry
-    image = entry.image(choice.index)
-    attempt = wire.Attempt(entry.id, choice.index, len(image.issued) + 1)
-    image.issued[attempt.number] = Issued(worker.instance, worker.name)
-    worker.leases[attempt] = Lease(attempt, state.now)
-    state.move_image(entry, image, "leased")
-    state.tell_worker(worker, wire.Grant(attempts=(attempt,)), entry.body)
+    # What was not worth a load, or a slower worker, may be by now.
+    state.schedule_due = state.schedule_due or bool(state.counters.waiting_images)

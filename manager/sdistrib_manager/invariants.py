@@ -4,7 +4,7 @@ from sdistrib import limits
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib_manager.machine import Manager
 from sdistrib_manager.queue import Entry, Image, Share
-from sdistrib_manager.roster import CREDIT
+from sdistrib_manager.scheduler.policy import HOLD_MAX
 from sdistrib_manager.state import State
 
 
@@ -34,6 +34,7 @@ def _check_entry(entry: Entry) -> None:
     if not entry.ended:
         known = fresh | entry.images.keys()
         assert known == set(range(entry.size)), f"{entry.id}: images are missing"
+    assert entry.job.waiting == len(waiting), f"{entry.id}: the scheduler sees {entry.job.waiting}"
     undone = [i for i in entry.images.values() if i.state not in IMAGE_ENDS]
     assert entry.open == len(undone) + len(fresh), f"{entry.id}: open is {entry.open}"
     assert entry.ended == (entry.open == 0), f"{entry.id}: {entry.state} with {entry.open} open"
@@ -60,7 +61,8 @@ def _check_counters(state: State) -> None:
 
 def _check_leases(state: State) -> None:
     for worker in state.roster:
-        assert len(worker.leases) <= CREDIT, f"{worker.name} holds {len(worker.leases)} leases"
+        held = len(list(worker.holds))
+        assert held <= HOLD_MAX, f"{worker.name} holds {held} leases"
         for attempt in worker.leases:
             found = state.find(attempt)
             assert found is not None, f"{worker.name} holds {attempt}, which nobody knows"

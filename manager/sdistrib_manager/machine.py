@@ -19,7 +19,7 @@ from typing import assert_never
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo, ProtocolError
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import arrival, controls, delivery, floor, intake, outcome
+from sdistrib_manager import arrival, controls, delivery, dispatch, floor, intake, outcome
 from sdistrib_manager.effects import Effect, Stop
 from sdistrib_manager.events import (
     BlobFailed,
@@ -133,5 +133,5 @@ class Manager:
             for entry, image in end_grace(state):
                 outcome.wait_again(state, entry, image)
         if state.schedule_due and not state.stopping and not state.store_trouble:
-            floor.schedule(state)
+            dispatch.schedule(state)
         intake.send_progress(state)

@@ -32,6 +32,8 @@ _QUARANTINED_MAX = 3
 def attempt_failed(state: State, entry: Entry, image: Image, error: ErrorInfo) -> None:
     """An attempt that had begun ended badly: try again, or give the image up."""
     image.failures.append(error)
+    if error.code not in FINAL and any(issued.live for issued in image.issued.values()):
+        return  # another worker is at it
     if _may_retry(state, entry, image, error):
         wait_again(state, entry, image)
     else:
@@ -76,8 +78,7 @@ def wait_again(state: State, entry: Entry, image: Image) -> None:
     if image.state != "leased" or any(issued.live for issued in image.issued.values()):
         return
     state.move_image(entry, image, "waiting")
-    entry.put_back(image.index)
-    state.queue.line_up(entry)
+    state.put_back(entry, image.index)
     state.schedule_due = True
     if entry.state == "running" and not entry.indices("leased"):
         entry.move("queued")
@@ -87,7 +88,7 @@ def wait_again(state: State, entry: Entry, image: Image) -> None:
 def _give_up(state: State, entry: Entry, image: Image) -> None:
     _quarantine(image)
     if image.state == "waiting":
-        entry.take(image.index)
+        state.take(entry, image.index)
     state.move_image(entry, image, "failed")
     call_off(state, entry, image)
     state.log("warning", f"image {entry.id[:8]}/{image.index} failed: {image.failures[-1].code}")
@@ -109,8 +110,7 @@ def undo(state: State, entry: Entry, image: Image) -> None:
     state.move_image(entry, image, "waiting")
     entry.open += 1
     state.queue.count_images(entry, 1)
-    entry.put_back(image.index)
-    state.queue.line_up(entry)
+    state.put_back(entry, image.index)
     state.schedule_due = True
 
 
@@ -150,7 +150,7 @@ def end(state: State, entry: Entry, how: Literal["cancelled", "expired"]) -> Non
     entry.open -= fresh
     state.queue.count_images(entry, -fresh)
     state.counters.waiting_images -= fresh
-    entry.take_all()
+    state.take_all(entry)
     for image in entry.images.values():
         if image.state in ("waiting", "leased"):
             state.move_image(entry, image, "cancelled")
@@ -161,7 +161,7 @@ def end(state: State, entry: Entry, how: Literal["cancelled", "expired"]) -> Non
 
 def fail_waiting(state: State, entry: Entry, error: ErrorInfo) -> None:
     """Fail all images that nobody works on, with one error."""
-    for index in entry.take_all():
+    for index in state.take_all(entry):
         image = entry.image(index)
         image.failures.append(error)
         state.move_image(entry, image, "failed")

@@ -1,7 +1,6 @@
 """Petitions and images as the manager keeps them, and their order of arrival."""
 
 from bisect import insort
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from sdistrib.petitions import (
 )
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import Result
+from sdistrib_manager.scheduler.work import Job
 
 
 @dataclass(slots=True)
@@ -67,6 +67,8 @@ class Entry:
     #: Name of its model, for lists.
     model: str
     wanted: tuple[Wanted, ...]
+    #: As the scheduler sees it.
+    job: Job
     seed: int
     #: Number of its images.
     size: int
@@ -77,6 +79,8 @@ class Entry:
     #: Monotonic time at which it expires; None when it has no limit.
     expires_at: float | None = None
     cancel_on_disconnect: bool = False
+    #: All its images are drawn by engines of one fingerprint.
+    exact: bool = False
     #: Connections that get its pictures and have not been told its end.
     listeners: tuple[bytes, ...] = ()
     state: PetitionState = "queued"
@@ -163,15 +167,10 @@ class Share:
 
 
 class Queue:
-    """All petitions, and those with waiting images in order of arrival for each set of files.
-
-    Petitions that need the same files form one line, so that a free worker looks at the head of
-    each line and not at every petition.
-    """
+    """All petitions, in order of arrival but for those restored."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self._lines: dict[tuple[Wanted, ...], deque[Entry]] = {}
         self._arrivals = 0
         #: Images waiting or leased in all petitions.
         self.open_images = 0
@@ -210,11 +209,6 @@ class Queue:
         """A petition of before has this number."""
         self._arrivals = max(self._arrivals, number)
 
-    def shared(self, wanted: tuple[Wanted, ...]) -> tuple[Wanted, ...]:
-        """The same files as one object, however many petitions want them."""
-        line = self._lines.get(wanted)
-        return line[0].wanted if line else wanted
-
     def add(self, entry: Entry) -> None:
         """A petition, new or restored; its images are as they are."""
         self.number_taken(entry.number)
@@ -222,39 +216,10 @@ class Queue:
         self.count_images(entry, entry.open)
         self.share(entry.owner).petitions += 1
         self.count_ended(entry, int(entry.ended))
-        if entry.waiting_count:
-            self.line_up(entry)
-
-    def line_up(self, entry: Entry) -> None:
-        """The petition has waiting images (again): it stands where its arrival puts it."""
-        line = self._lines.setdefault(entry.wanted, deque())
-        if not line or line[-1].number < entry.number:
-            line.append(entry)
-        elif entry not in line:
-            place = next(i for i, other in enumerate(line) if other.number > entry.number)
-            line.insert(place, entry)
-
-    def step_out(self, entry: Entry) -> None:
-        """The petition's files are about to change: it leaves its line."""
-        line = self._lines.get(entry.wanted)
-        if line is not None and entry in line:
-            line.remove(entry)
-
-    def heads(self) -> list[Entry]:
-        """The first petition of each line that has a waiting image, oldest first."""
-        found = []
-        for wanted, line in list(self._lines.items()):
-            while line and not line[0].waiting_count:
-                line.popleft()
-            if line:
-                found.append(line[0])
-            else:
-                del self._lines[wanted]
-        return sorted(found, key=lambda entry: entry.number)
 
     def lined_up(self) -> list[Entry]:
         """All petitions with waiting images, in order of arrival."""
-        waiting = (entry for line in self._lines.values() for entry in line if entry.waiting_count)
+        waiting = (entry for entry in self.entries.values() if entry.waiting_count)
         return sorted(waiting, key=lambda entry: entry.number)
 
     def forget(self, entry: Entry) -> None:

@@ -6,6 +6,7 @@ another manager.
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 from sdistrib.errors import PetitionError, ProtocolError
 from sdistrib.liveness import Liveness
@@ -14,9 +15,17 @@ from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol.codec import decode_inventory, decode_petition
 from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_manager.door import make_entry
+from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Issued
 from sdistrib_manager.roster import Worker
-from sdistrib_manager.rows import ImageRow, PetitionRow, PetitionStateRow, Snapshot, Tombstone
+from sdistrib_manager.rows import (
+    ImageRow,
+    PetitionRow,
+    PetitionStateRow,
+    PinRow,
+    Snapshot,
+    Tombstone,
+)
 from sdistrib_manager.state import State
 
 _UNKNOWN_ENGINE = EngineFacts(version="", backend="", device="", fingerprint="")
@@ -29,9 +38,17 @@ def restore(state: State, snapshot: Snapshot) -> None:
     images: dict[str, list[ImageRow]] = {}
     for row in snapshot.images:
         images.setdefault(row.id, []).append(row)
+    # Workers first: contexts are called by the names that they know.
+    _restore_workers(state, snapshot)
+    for cost in snapshot.costs:
+        state.scheduler.costs.remember(cost.known())
+    pins = {pin.id: pin for pin in snapshot.pins}
     for petition, how_far in zip(snapshot.petitions, snapshot.states, strict=True):
         _restore_petition(state, petition, how_far, images.get(petition.id, []))
-    _restore_workers(state, snapshot)
+        if (pin := pins.get(petition.id)) is not None:
+            _restore_pin(state, pin)
+    for entry in state.queue:
+        state.line_up(entry)
     if state.counters.running_images:
         state.grace_until = state.now + state.settings.restart_grace_s
     state.schedule_due = True
@@ -42,7 +59,9 @@ def _restore_petition(
 ) -> None:
     try:
         petition = decode_petition(row.body)
-        entry = make_entry(row.id, row.owner, bytes(row.body), row.digest, petition)
+        entry = make_entry(
+            row.id, row.owner, bytes(row.body), row.digest, petition, state.roster.name_of
+        )
     except PetitionError as error:
         # Damaged, or of a version that allowed more. It stays on the disk until it is purged; here
         # it is a petition that has failed, so that neither its id nor its number is given again.
@@ -54,7 +73,7 @@ def _restore_petition(
         pictures = (image.result for image in images if image.kept)
         state.damaged[row.id] = frozenset(result.digest for result in pictures if result)
         return
-    entry.wanted = state.queue.shared(entry.wanted)
+    entry.job.number = row.number
     entry.number, entry.accepted_wall = row.number, row.accepted_wall
     entry.state, entry.ended_uptime_s = how_far.state, how_far.ended_uptime_s
     if how_far.left_s:
@@ -68,6 +87,14 @@ def _restore_petition(
     entry.open = 0 if entry.ended else entry.size - entry.fresh + len(undone)
     state.queue.add(entry)
     _count(state, entry)
+
+
+def _restore_pin(state: State, pin: PinRow) -> None:
+    """It began to be drawn from these files."""
+    entry = state.queue.entries.get(pin.id)
+    if entry is not None:
+        kind = cast(Kind, entry.job.kind)
+        entry.job.kind = kind._replace(contents=pin.contents, fingerprint=pin.fingerprint)
 
 
 def _image(row: ImageRow) -> Image:

@@ -1,10 +1,12 @@
 """The workers: who is here, what each has, and what each was handed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 from sdistrib.liveness import Liveness
 from sdistrib.models import Catalogue, Wanted
+from sdistrib.params import ModelKind
 from sdistrib.protocol.messages import (
     Attempt,
     ControlAnswer,
@@ -15,24 +17,38 @@ from sdistrib.protocol.messages import (
     Step,
     WorkerWish,
 )
+from sdistrib_manager.jobs import Kind
+from sdistrib_manager.scheduler.work import Job
 
-#: Images that a worker may hold at once: one in the engine and one behind it, so that the engine
-#: never waits for the network.
-CREDIT = 2
+#: AI Horde gives a worker its whole batch up to this part of its largest picture.
+_FULL_PART = 3.5
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lease:
     """One attempt in the hands of one worker."""
 
     attempt: Attempt
+    #: The petition, as the scheduler sees it.
+    job: Job
     granted_at: float
-    #: The engine has begun it.
-    started: bool = False
+    #: When the engine began it.
+    begun_at: float | None = None
+    #: Seconds it was expected to take, loading included.
+    expected_s: float = 0.0
+    #: Its picture is drawn and on its way here: the engine is at something else.
+    drawn: bool = False
     #: A `Revoke` is under way.
     revoking: bool = False
+    #: Nobody may race it: somebody does, or its image has failed before.
+    alone: bool = False
     #: Newest progress, None before the first.
     step: Step | None = None
+
+    @property
+    def started(self) -> bool:
+        """The engine has begun it."""
+        return self.begun_at is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -55,10 +71,15 @@ class Worker:
     standing: Standing = field(default_factory=lambda: Standing(state="open"))
     #: What its owner allows it.
     declared: Declared = field(default_factory=Declared)
+    #: What its engine has loaded, by the manager's own key; None when nothing, or unknown.
+    context: str | None = None
+    #: By context: pixels at which it ran out of memory.
+    ceilings: dict[Hashable, int] = field(default_factory=dict)
     done: int = 0
     failed: int = 0
-    #: Answers of `has_all`, kept until the inventory changes.
+    #: Answers of `has_all` and `can`, kept until something changes.
     _has: dict[tuple[Wanted, ...], bool] = field(default_factory=dict)
+    _can: dict[tuple[Hashable, Hashable], bool] = field(default_factory=dict)
 
     def has_all(self, wanted: tuple[Wanted, ...]) -> bool:
         """The worker has every file named."""
@@ -67,26 +88,67 @@ class Worker:
             known = self._has[wanted] = not self.catalogue.missing(wanted)
         return known
 
-    def has_loaded(self, wanted: tuple[Wanted, ...]) -> bool:
-        """The model that these files begin with is in its memory now."""
-        model = self.catalogue.find(wanted[0].kind, wanted[0].name) if wanted else None
-        return model is not None and model.name == self.state.loaded
+    def contents(self, wanted: tuple[Wanted, ...]) -> tuple[tuple[str, int], ...]:
+        """Digest, empty where not known yet, and size of its files that these names mean."""
+        files = [self.catalogue.find(want.kind, want.name) for want in wanted]
+        return tuple((file.digest, file.size_bytes) if file else ("", -1) for file in files)
+
+    def can(self, job: Job) -> bool:
+        """It has the right files and engine for the petition, and the room."""
+        key = job.kind, job.context
+        known = self._can.get(key)
+        if known is None:
+            known = self._can[key] = not self.lacks(job)
+        return known
+
+    def lacks(self, job: Job) -> str:
+        """Why it cannot draw the petition, for people; empty when it can."""
+        kind = cast(Kind, job.kind)
+        if missing := self.catalogue.missing(kind.wanted):
+            return f"it has no {missing[0].kind} {missing[0].name!r}"
+        have = self.contents(kind.wanted) if kind.contents else ()
+        if not all(map(_same, kind.contents, have)):
+            return "its files of these names are not those that the petition began with"
+        if kind.fingerprint and kind.fingerprint != self.engine.fingerprint:
+            return f"its engine's fingerprint is not {kind.fingerprint}"
+        if 0 < self.declared.max_pixels < kind.pixels:
+            return f"{kind.pixels} pixels are more than the {self.declared.max_pixels} it allows"
+        ceiling = self.ceilings.get(job.context, 0)
+        if 0 < ceiling <= kind.pixels:
+            return f"it ran out of memory at {ceiling} pixels"
+        return ""
+
+    def most(self, job: Job) -> int:
+        """Images in its hands, by what it declared: the fewer the larger (AI Horde's rule)."""
+        most, pixels_max = self.declared.max_batch, self.declared.max_pixels
+        if not most or not pixels_max:
+            return most
+        return max(1, min(most, round(pixels_max / _FULL_PART * most / job.pixels)))
+
+    @property
+    def holds(self) -> Iterable[Lease]:
+        """What it was handed and has not drawn, what is under way first."""
+        return sorted(
+            (lease for lease in self.leases.values() if not lease.drawn),
+            key=lambda lease: not lease.started,
+        )
+
+    def lower_ceiling(self, job: Job) -> None:
+        """It ran out of memory drawing this."""
+        pixels = cast(Kind, job.kind).pixels
+        self.ceilings[job.context] = min(self.ceilings.get(job.context, pixels), pixels)
+        self._can.clear()
 
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """Its files changed."""
         self.catalogue = catalogue
         self._has.clear()
+        self._can.clear()
 
     @property
     def is_open(self) -> bool:
         """It takes grants."""
         return self.standing.state == "open"
-
-    def credit(self, now: float) -> int:
-        """Images that may be granted to it now; none while it is suspect, away or not open."""
-        if not (self.present and self.is_open) or self.liveness.state(now) != "alive":
-            return 0
-        return CREDIT - len(self.leases)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,6 +191,8 @@ class Roster:
         """Add a worker. Away ones of the same name are forgotten: this is what became of them."""
         for other in list(self):
             if other.name == worker.name and not other.present and not other.leases:
+                if (other.engine, other.declared) == (worker.engine, worker.declared):
+                    worker.ceilings = other.ceilings
                 del self.by_instance[other.instance]
         self.by_instance[worker.instance] = worker
         self._by_route[worker.route] = worker
@@ -152,3 +216,18 @@ class Roster:
     def holders(self, wanted: tuple[Wanted, ...]) -> list[Worker]:
         """Workers, here or remembered, that have all files named."""
         return [worker for worker in self if worker.has_all(wanted)]
+
+    def name_of(self, kind: ModelKind, name: str) -> str | None:
+        """What the workers call the file that a client means; None when none has it."""
+        for worker in self:
+            file = worker.catalogue.find(kind, name)
+            if file is not None:
+                return file.name
+        return None
+
+
+def _same(wanted: tuple[str, int], have: tuple[str, int]) -> bool:
+    """Whether two files are the same, as far as both are known."""
+    if wanted[0] and have[0]:
+        return wanted[0] == have[0]
+    return wanted[1] == have[1]

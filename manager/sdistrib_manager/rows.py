@@ -6,6 +6,7 @@ from sdistrib.errors import ErrorInfo
 from sdistrib.petitions import ImageState, PetitionState
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import Result
+from sdistrib_manager.scheduler.costs import Known
 
 
 class PetitionRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +109,49 @@ class ForgetWorker(msgspec.Struct, frozen=True):
     name: str
 
 
+class CostRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What work of one context cost one worker: the newest samples in seconds, oldest first."""
+
+    worker: str
+    context: str
+    load_s: tuple[float, ...] = ()
+    #: Seconds per step, and beside the steps, by pixels.
+    step_s: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    rest_s: tuple[tuple[int, tuple[float, ...]], ...] = ()
+
+    @classmethod
+    def of(cls, known: Known) -> "CostRow":
+        """What the scheduler knows, to be kept."""
+        return cls(
+            worker=known.box,
+            context=str(known.context),
+            load_s=known.load_s,
+            step_s=known.step_s,
+            rest_s=known.rest_s,
+        )
+
+    def known(self) -> Known:
+        """What was kept, for the scheduler."""
+        return Known(self.worker, self.context, self.load_s, self.step_s, self.rest_s)
+
+
+class ForgetCost(msgspec.Struct, frozen=True):
+    """Forget what work of this context cost this worker."""
+
+    worker: str
+    context: str
+
+
+class PinRow(msgspec.Struct, frozen=True, kw_only=True):
+    """From which files, and on which engines, a petition began to be drawn."""
+
+    id: str
+    #: Digest, empty where it was not known, and size of each file it names.
+    contents: tuple[tuple[str, int], ...] = ()
+    #: Of the engines that may draw it; empty: any.
+    fingerprint: str = ""
+
+
 class Clock(msgspec.Struct, frozen=True):
     """The uptime counter: seconds that managers of this state folder have run, all together."""
 
@@ -124,6 +168,9 @@ Row = (
     | Forget
     | ForgetTombstone
     | ForgetWorker
+    | CostRow
+    | ForgetCost
+    | PinRow
     | Clock
 )
 
@@ -141,4 +188,6 @@ class Snapshot(msgspec.Struct, kw_only=True):
     images: list[ImageRow] = []
     tombstones: list[Tombstone] = []
     workers: list[WorkerRow] = []
+    costs: list[CostRow] = []
+    pins: list[PinRow] = []
     uptime_s: float = 0.0

@@ -12,9 +12,11 @@ from sdistrib.protocol.messages import Attempt, Message, Result, ResultRefused
 from sdistrib.transfer import Incoming
 from sdistrib_manager.clients import Client
 from sdistrib_manager.effects import Effect, Keep, Log, Send
+from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Queue
 from sdistrib_manager.roster import Roster, Steering, Worker
 from sdistrib_manager.rows import ImageRow, IssuedRow, PetitionStateRow, Row, Tombstone
+from sdistrib_manager.scheduler.policy import Scheduler
 
 
 @dataclass(slots=True)
@@ -76,6 +78,9 @@ class State:
     #: Uptime counter at the start.
     uptime_base_s: float = 0.0
     queue: Queue = field(default_factory=Queue)
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    #: The manager's own keys of contexts, by those that workers name them with.
+    contexts: dict[str, str] = field(default_factory=dict)
     roster: Roster = field(default_factory=Roster)
     clients: dict[bytes, Client] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
@@ -180,6 +185,36 @@ class State:
             ),
             soft=soft,
         )
+
+    def line_up(self, entry: Entry) -> None:
+        """The petition is new, or back: its images wait in the scheduler's lines."""
+        # The wall clock decides nothing but this place among petitions that waited over a restart.
+        age_s = min(max(0.0, self.wall - entry.accepted_wall), limits.REMEMBER_WORKER_S)
+        entry.job.arrived_at = self.now - age_s
+        self.scheduler.arrive(entry.job, entry.waiting_count, self.now)
+
+    def take(self, entry: Entry, index: int) -> None:
+        """The image waits no more."""
+        entry.take(index)
+        self.scheduler.lines.change(entry.job, -1, self.now)
+
+    def take_all(self, entry: Entry) -> list[int]:
+        """No image of the petition waits any more; those that did."""
+        taken = entry.take_all()
+        self.scheduler.lines.change(entry.job, -len(taken), self.now)
+        return taken
+
+    def put_back(self, entry: Entry, index: int) -> None:
+        """A granted image waits again."""
+        entry.put_back(index)
+        self.scheduler.lines.change(entry.job, 1, self.now)
+
+    def change_kind(self, entry: Entry, kind: Kind) -> None:
+        """Other workers than before can draw the petition."""
+        waiting = entry.job.waiting
+        self.scheduler.lines.change(entry.job, -waiting, self.now)
+        entry.job.kind = kind
+        self.scheduler.lines.change(entry.job, waiting, self.now)
 
     def touch(self, entry: Entry) -> None:
         """The petition's progress changed."""

@@ -4,7 +4,7 @@ import pytest
 
 from sdistrib import limits
 from sdistrib.protocol import messages as wire
-from sdistrib_manager.roster import CREDIT
+
 from tests.support.farm import Client, Farm, Worker
 
 
@@ -155,13 +155,13 @@ def test_a_paused_worker_gets_no_grants_and_what_it_gives_back_goes_to_others_at
     stands(paused, "paused", "paused by ana")
     other.starts(other.attempts[0])
     paused.says(wire.Revoked(attempt=queued))
-    assert len(paused.attempts) == CREDIT
+    assert len(paused.attempts) == 2
     paused.draws(running)
     while len(client.pictures) < 6:
         other.draws(next(a for a in other.attempts if a.index not in client.pictures))
         client.sees(pid, *client.pictures)
     assert sorted(client.pictures) == list(range(6))
-    assert len(paused.attempts) == CREDIT
+    assert len(paused.attempts) == 2
     assert queued.index in [attempt.index for attempt in other.attempts]
 
 

@@ -26,7 +26,7 @@ def test_what_waited_waits_again_and_goes_out_in_the_same_order(farm):
         attempt = next(a for a in worker.attempts if (a.id, a.index) not in drawn)
         drawn.append((attempt.id, attempt.index))
         worker.draws(attempt)
-    assert drawn == [(petition_id(1), 0), (petition_id(1), 1), (petition_id(2), 0)]
+    assert drawn == [(petition_id(2), 0), (petition_id(1), 0), (petition_id(1), 1)]
 
 
 def test_a_worker_that_drew_on_hands_in_and_nothing_is_drawn_twice(farm):

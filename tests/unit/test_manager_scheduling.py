@@ -54,7 +54,7 @@ def test_an_idle_worker_without_the_model_recalls_nothing(farm):
     assert not busy.got(wire.Revoke)
 
 
-def test_first_come_first_served_over_petitions_of_other_files(farm):
+def test_short_petitions_go_before_long_ones_and_what_is_loaded_before_other_files(farm):
     other = ModelFile("stable-diffusion", "other.safetensors", 1)
     client = Client(farm)
     worker = Worker(farm, files=(MODEL, other))
@@ -64,7 +64,7 @@ def test_first_come_first_served_over_petitions_of_other_files(farm):
     for _ in range(5):
         worker.draws(next(a for a in worker.attempts if (a.id, a.index) not in _drawn(worker)))
     order = [(int(a.id, 16), a.index) for a in worker.attempts]
-    assert order == [(1, 0), (1, 1), (1, 2), (2, 0), (3, 0)]
+    assert order == [(1, 0), (1, 1), (3, 0), (1, 2), (2, 0)]
 
 
 def test_a_worker_that_has_the_model_loaded_is_preferred(farm):

@@ -17,6 +17,8 @@ class MemoryStore:
         self._images: dict[str, dict[int, rows.ImageRow]] = {}
         self._tombstones: dict[str, rows.Tombstone] = {}
         self._workers: dict[str, rows.WorkerRow] = {}
+        self._costs: dict[tuple[str, str], rows.CostRow] = {}
+        self._pins: dict[str, rows.PinRow] = {}
         self._uptime_s = 0.0
 
     def commit(self, changes: Sequence[rows.Row]) -> None:
@@ -51,32 +53,48 @@ class MemoryStore:
                 self._petitions[change.id] = change
                 self._states[change.id] = rows.PetitionStateRow(id=change.id, state="queued")
                 self._images[change.id] = {}
-            case rows.PetitionBodyRow():
-                if (before := self._petitions.get(change.id)) is not None:
-                    self._petitions[change.id] = rows.with_body(before, change.body)
-            case rows.PetitionStateRow():
-                if change.id in self._petitions:
-                    self._states[change.id] = change
             case rows.ImageRow():
                 self._images[change.id][change.index] = change
+            case rows.PetitionBodyRow() | rows.PetitionStateRow() | rows.PinRow():
+                if change.id in self._petitions:
+                    self._keep_of_petition(change)
             case rows.Tombstone():
                 self._tombstones[change.id] = change
             case rows.WorkerRow():
                 self._workers[change.name] = change
+            case rows.CostRow():
+                self._costs[change.worker, change.context] = change
             case rows.Clock(uptime_s):
                 self._uptime_s = uptime_s
             case _:
                 self._forget(change)
 
-    def _forget(self, change: rows.Forget | rows.ForgetTombstone | rows.ForgetWorker) -> None:
+    def _keep_of_petition(
+        self, change: rows.PetitionBodyRow | rows.PetitionStateRow | rows.PinRow
+    ) -> None:
+        match change:
+            case rows.PetitionBodyRow():
+                before = self._petitions[change.id]
+                self._petitions[change.id] = rows.with_body(before, change.body)
+            case rows.PetitionStateRow():
+                self._states[change.id] = change
+            case rows.PinRow():
+                self._pins[change.id] = change
+
+    def _forget(
+        self,
+        change: rows.Forget | rows.ForgetTombstone | rows.ForgetWorker | rows.ForgetCost,
+    ) -> None:
         match change:
             case rows.Forget(petition_id):
-                for table in (self._petitions, self._states, self._images):
+                for table in (self._petitions, self._states, self._images, self._pins):
                     table.pop(petition_id, None)
             case rows.ForgetTombstone(petition_id):
                 self._tombstones.pop(petition_id, None)
             case rows.ForgetWorker(name):
                 self._workers.pop(name, None)
+            case rows.ForgetCost(worker, context):
+                self._costs.pop((worker, context), None)
 
     def load(self) -> rows.Snapshot:
         """Everything that is kept."""
@@ -91,6 +109,8 @@ class MemoryStore:
             ],
             tombstones=sorted(self._tombstones.values(), key=lambda stone: stone.uptime_s),
             workers=sorted(self._workers.values(), key=lambda row: row.name),
+            costs=[row for _, row in sorted(self._costs.items())],
+            pins=[row for _, row in sorted(self._pins.items())],
             uptime_s=self._uptime_s,
         )
 

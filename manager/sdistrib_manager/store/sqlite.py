@@ -18,6 +18,8 @@ from sdistrib_manager import rows
 
 _ENCODER = msgspec.msgpack.Encoder()
 _IMAGE = msgspec.msgpack.Decoder(rows.ImageRow)
+_COST = msgspec.msgpack.Decoder(rows.CostRow)
+_PIN = msgspec.msgpack.Decoder(rows.PinRow)
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
@@ -255,7 +257,14 @@ def _statement(change: rows.Row) -> tuple[str, tuple[Any, ...]]:
 
 
 def _small_statement(
-    change: rows.WorkerRow | rows.Forget | rows.ForgetTombstone | rows.ForgetWorker | rows.Clock,
+    change: rows.WorkerRow
+    | rows.CostRow
+    | rows.PinRow
+    | rows.Forget
+    | rows.ForgetTombstone
+    | rows.ForgetWorker
+    | rows.ForgetCost
+    | rows.Clock,
 ) -> tuple[str, tuple[Any, ...]]:
     match change:
         case rows.WorkerRow():
@@ -263,14 +272,35 @@ def _small_statement(
                 "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?)",
                 (change.name, change.inventory, change.seen_wall, change.seen_uptime_s),
             )
+        case rows.CostRow():
+            return (
+                "INSERT OR REPLACE INTO cost VALUES (?, ?, ?)",
+                (change.worker, change.context, _ENCODER.encode(change)),
+            )
+        case rows.PinRow():
+            # A petition that was forgotten in the same turn has no pin any more.
+            return (
+                "INSERT OR REPLACE INTO pin SELECT id, ? FROM petition WHERE id = ?",
+                (_ENCODER.encode(change), change.id),
+            )
+        case rows.Clock(uptime_s):
+            return "UPDATE clock SET uptime_s = ?", (uptime_s,)
+        case _:
+            return _deletion(change)
+
+
+def _deletion(
+    change: rows.Forget | rows.ForgetTombstone | rows.ForgetWorker | rows.ForgetCost,
+) -> tuple[str, tuple[Any, ...]]:
+    match change:
         case rows.Forget(petition_id):
             return "DELETE FROM petition WHERE id = ?", (petition_id,)
         case rows.ForgetTombstone(petition_id):
             return "DELETE FROM tombstone WHERE id = ?", (petition_id,)
         case rows.ForgetWorker(name):
             return "DELETE FROM worker WHERE name = ?", (name,)
-        case rows.Clock(uptime_s):
-            return "UPDATE clock SET uptime_s = ?", (uptime_s,)
+        case rows.ForgetCost(worker, context):
+            return "DELETE FROM cost WHERE worker = ? AND context = ?", (worker, context)
 
 
 def _load(db: sqlite3.Connection) -> rows.Snapshot:
@@ -300,5 +330,8 @@ def _load(db: sqlite3.Connection) -> rows.Snapshot:
         snapshot.workers.append(
             rows.WorkerRow(name=name, inventory=inventory, seen_wall=wall, seen_uptime_s=uptime_s)
         )
+    costs = every("record", "cost", "worker, context")
+    snapshot.costs = [_COST.decode(record) for (record,) in costs]
+    snapshot.pins = [_PIN.decode(record) for (record,) in every("record", "pin", "petition")]
     (snapshot.uptime_s,) = db.execute("SELECT uptime_s FROM clock").fetchone()
     return snapshot

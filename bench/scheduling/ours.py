@@ -1,0 +1,152 @@
+"""Our own scheduler under simulation: the shipped module, driven by the events of the farm."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bench.scheduling.farm import Image, Job, Workload
+from bench.scheduling.policy import Abandon, Grant, Guesses, Order, Revoke, SeenBox
+from sdistrib_manager.scheduler import work
+from sdistrib_manager.scheduler.costs import Known, Sample
+from sdistrib_manager.scheduler.policy import Give, Race, Scheduler, TakeBack
+from sdistrib_manager.scheduler.policy import Policy as Choice
+
+#: How often the manager looks again though nothing happens.
+_REVIEW_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """One image that a box was handed."""
+
+    image: Image
+    job: work.Job
+    expected_s: float
+    begun_at: float | None = None
+    revoking: bool = False
+    alone: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Box:
+    """What the manager knows of one worker."""
+
+    seen: SeenBox
+    name: str
+    context: str | None
+    held: dict[Image, _Held] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> Iterable[_Held]:
+        return self.held.values()
+
+
+class Ours:
+    """The manager's part: who holds what, and which images wait."""
+
+    always_reloads = False
+    delivers_together = False
+
+    def __init__(self, workload: Workload, choice: Choice | None = None) -> None:
+        self._true = {box.name: box for box in workload.boxes}
+        self._scheduler = Scheduler(choice)
+        self._boxes: dict[str, _Box] = {}
+        self._jobs: dict[Job, work.Job] = {}
+        self._waiting: dict[Job, list[int]] = {}
+        self._done: set[Image] = set()
+        self._review_at: float | None = None
+
+    def start(self, now: float, boxes: Sequence[SeenBox], known: Guesses) -> None:
+        self._boxes = {seen.name: _Box(seen, seen.name, seen.loaded) for seen in boxes}
+        for (box, context), step_s in known.step_s.items():
+            rest = ((512 * 512, (known.decode_s[box],)),)
+            steps = ((512 * 512, (step_s,)),)
+            load_s = (known.load_s[box, context],) if (box, context) in known.load_s else ()
+            self._scheduler.costs.remember(Known(box, context, load_s, steps, rest))
+
+    def arrived(self, now: float, job: Job) -> None:
+        made = work.Job(
+            id=str(job.id),
+            client=job.client,
+            context=job.context,
+            pixels=job.pixels,
+            steps=job.steps,
+            number=job.id,
+            arrived_at=now,
+            priority=work.PRIORITIES[job.priority],
+        )
+        self._jobs[job] = made
+        self._waiting[job] = list(range(job.images))
+        self._scheduler.arrive(made, job.images, now)
+
+    def began(self, now: float, box: str, image: Image) -> None:
+        held = self._boxes[box].held[image]
+        held.begun_at = now
+        held.expected_s = self._scheduler.costs.image_s(box, held.job)
+        if self._boxes[box].context != held.job.context:
+            held.expected_s += self._scheduler.costs.load_s(box, held.job)
+        self._boxes[box].context = image.job.context
+
+    def finished(self, now: float, box: str, image: Image, load_s: float, draw_s: float) -> None:
+        self._boxes[box].held.pop(image, None)
+        true = self._true[box]
+        part = true.decode_s * image.job.squares / true.draw_s(image.job)
+        sample = Sample(load_s, draw_s * (1 - part), draw_s * part)
+        self._scheduler.costs.learn(box, self._jobs[image.job], sample)
+        self._done.add(image)
+
+    def gone(self, now: float, box: str, lost: Sequence[Image]) -> None:
+        del self._boxes[box]
+        for image in lost:
+            self._wait_again(now, image)
+
+    def revoked(self, now: float, box: str, image: Image) -> None:
+        if self._boxes[box].held.pop(image, None) is not None:
+            self._wait_again(now, image)
+
+    def _wait_again(self, now: float, image: Image) -> None:
+        if image in self._done or any(image in box.held for box in self._boxes.values()):
+            return
+        self._waiting[image.job].insert(0, image.number)
+        self._scheduler.put_back(self._jobs[image.job], now)
+
+    def decide(self, now: float) -> Iterable[Order]:
+        for box in self._boxes.values():
+            for image in list(box.held):
+                if image in self._done:
+                    if box.held.pop(image).begun_at is None:
+                        yield Revoke(box.name, image)
+                    else:
+                        yield Abandon(box.name, image)
+        true = {made.id: job for job, made in self._jobs.items()}
+        boxes: list[work.Box] = list(self._boxes.values())
+        for order in self._scheduler.orders(
+            now, boxes, lambda b, j: self._boxes[b.name].seen.can(true[j.id])
+        ):
+            yield from self._carry_out(now, order, true)
+        self._review_at = now + _REVIEW_S
+
+    def _carry_out(self, now, order, true):
+        match order:
+            case Give(box, made, expected_s):
+                job = true[made.id]
+                image = Image(job, self._waiting[job].pop(0))
+                self._boxes[box.name].held[image] = _Held(image, made, expected_s)
+                self._scheduler.granted(made, expected_s, now)
+                yield Grant(box.name, image)
+            case TakeBack(box, held):
+                held.revoking = True
+                yield Revoke(box.name, held.image)
+            case Race(box, held, expected_s):
+                held.alone = True
+                self._boxes[box.name].held[held.image] = _Held(
+                    held.image, held.job, expected_s, alone=True
+                )
+                yield Grant(box.name, held.image)
+
+    def wake_at(self) -> float | None:
+        return self._review_at
+
+
+def make(workload: Workload) -> Ours:
+    """Our policy with its defaults."""
+    return Ours(workload)

@@ -1,0 +1,146 @@
+"""Carries out what the scheduler decides: grants, takings back, races; and tells it what was so."""
+
+from typing import cast
+
+from sdistrib.petitions import IMAGE_ENDS
+from sdistrib.protocol import messages as wire
+from sdistrib_manager import outcome
+from sdistrib_manager.jobs import Kind
+from sdistrib_manager.queue import Entry, Image, Issued
+from sdistrib_manager.roster import Lease, Worker
+from sdistrib_manager.rows import CostRow, PinRow
+from sdistrib_manager.scheduler.costs import Sample
+from sdistrib_manager.scheduler.policy import Give, Race, TakeBack
+from sdistrib_manager.scheduler.work import Held, Job
+from sdistrib_manager.state import State
+
+#: Attempts at one image that may run at a time: one, and one on a faster worker.
+LIVE_MAX = 2
+#: Waiting images of one petition that are looked at when the first is not for this worker.
+_LOOK_AHEAD = 8
+
+
+def schedule(state: State) -> None:
+    """Hand waiting images to workers, and take back what is better elsewhere."""
+    state.schedule_due = False
+    grants: list[tuple[Worker, Entry, list[wire.Attempt]]] = []
+    for order in state.scheduler.orders(
+        state.now, open_workers(state), lambda worker, job: able(state, worker, job)
+    ):
+        match order:
+            case Give(worker, job, _):
+                entry = state.queue.entries[job.id]
+                attempt = _give(state, worker, entry)
+                if grants and grants[-1][:2] == (worker, entry):
+                    grants[-1][2].append(attempt)
+                else:
+                    grants.append((worker, entry, [attempt]))
+            case TakeBack(worker, held):
+                lease = cast(Lease, held)
+                lease.revoking = True
+                state.tell_worker(worker, wire.Revoke(attempt=lease.attempt))
+            case Race(worker, held, _):
+                _race(state, worker, held)
+    for worker, entry, attempts in grants:
+        state.tell_worker(worker, wire.Grant(attempts=tuple(attempts)), entry.body)
+
+
+def open_workers(state: State) -> list[Worker]:
+    """Workers that take grants now."""
+    here = (worker for worker in state.roster.present() if worker.is_open)
+    return [worker for worker in here if worker.liveness.state(state.now) == "alive"]
+
+
+def able(state: State, worker: Worker, job: Job) -> bool:
+    """The worker can draw the next image of the petition, or another of the first that wait."""
+    if not worker.can(job):
+        return False
+    entry = state.queue.entries[job.id]
+    return not entry.again or _index_for(state, worker, entry) is not None
+
+
+def _index_for(state: State, worker: Worker, entry: Entry) -> int | None:
+    """The first waiting image that should not rather go to another worker."""
+    for place, index in enumerate(entry.waiting()):
+        if place == _LOOK_AHEAD:
+            return None
+        if not outcome.avoids(state, entry, index, worker):
+            return index
+    return None
+
+
+def _give(state: State, worker: Worker, entry: Entry) -> wire.Attempt:
+    index = _index_for(state, worker, entry)
+    assert index is not None  # noqa: S101 - the scheduler asked `able`
+    image = entry.image(index)
+    expected_s = state.scheduler.costs.image_s(worker.name, entry.job)
+    state.take(entry, index)
+    state.scheduler.shares.charge(entry.job.client, expected_s, state.now)
+    _pin(state, worker, entry)
+    lease = _issue(state, worker, entry, image)
+    lease.alone = bool(image.failures)
+    state.move_image(entry, image, "leased")
+    return lease.attempt
+
+
+def _issue(state: State, worker: Worker, entry: Entry, image: Image) -> Lease:
+    attempt = wire.Attempt(entry.id, image.index, len(image.issued) + 1)
+    image.issued[attempt.number] = Issued(worker.instance, worker.name)
+    lease = worker.leases[attempt] = Lease(attempt, entry.job, state.now)
+    return lease
+
+
+def _pin(state: State, worker: Worker, entry: Entry) -> None:
+    """From its first grant on a petition is drawn from the same files, or waits."""
+    kind = cast(Kind, entry.job.kind)
+    if kind.contents:
+        return
+    fingerprint = worker.engine.fingerprint if entry.exact else ""
+    contents = worker.contents(kind.wanted)
+    state.change_kind(entry, kind._replace(contents=contents, fingerprint=fingerprint))
+    state.keep(PinRow(id=entry.id, contents=contents, fingerprint=fingerprint))
+
+
+def _race(state: State, worker: Worker, held: Held) -> None:
+    """A second attempt at what another worker is at; the first picture counts."""
+    lease = cast(Lease, held)
+    found = state.find(lease.attempt)
+    if found is None or found[1].state in IMAGE_ENDS:
+        return
+    entry, image = found
+    lease.alone = True
+    second = _issue(state, worker, entry, image)
+    second.alone = True
+    state.keep_image(entry, image)
+    state.tell_worker(worker, wire.Grant(attempts=(second.attempt,)), entry.body)
+
+
+def begun(state: State, worker: Worker, lease: Lease) -> None:
+    """The engine turned to this image; what it began before is drawn."""
+    costs = state.scheduler.costs
+    for other in worker.leases.values():
+        other.drawn = other.drawn or other.started
+    lease.begun_at, lease.revoking = state.now, False
+    lease.expected_s = costs.image_s(worker.name, lease.job)
+    if worker.context != lease.job.context:
+        lease.expected_s += costs.load_s(worker.name, lease.job)
+    worker.context = cast(str, lease.job.context)
+
+
+def stepped(state: State, worker: Worker, lease: Lease, step: wire.Step) -> None:
+    """The engine tells how fast it is."""
+    lease.step = step
+    if step.phase == "sampling" and step.step_s > 0:
+        step_s = step.step_s * step.steps / lease.job.steps
+        state.scheduler.costs.step_seen(worker.name, lease.job, step_s)
+
+
+def learn(state: State, worker: Worker, entry: Entry, result: wire.Result) -> None:
+    """A picture was recorded: what it cost, and what its context is called."""
+    sampling_s = result.sampling_s or result.draw_s
+    sample = Sample(result.load_s, sampling_s, max(0.0, result.draw_s - sampling_s))
+    state.scheduler.costs.learn(worker.name, entry.job, sample)
+    known = state.scheduler.costs.known(worker.name, entry.job.context)
+    if known is not None:
+        state.keep(CostRow.of(known), soft=True)
+    state.contexts[result.context] = cast(str, entry.job.context)

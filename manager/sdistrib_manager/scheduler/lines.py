@@ -1,0 +1,145 @@
+"""Waiting work: one line for each context, kind and size, each in fair order.
+
+However many images wait, a choice looks at the head of each line only. Fair order is: priority,
+then the client's round, then what is due first. A petition is due some multiple of its own length
+after it came, so that short ones go before long ones, and no stream of them does so for ever.
+"""
+
+import heapq
+from bisect import insort
+from collections import deque
+from collections.abc import Hashable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from sdistrib_manager.scheduler.shares import Shares
+from sdistrib_manager.scheduler.work import Job
+
+#: Passings closer together than this are one.
+_PASSING_S = 1.0
+#: Petitions of one line that are looked at when the head is not for a box.
+_LOOK = 8
+
+
+class Key(NamedTuple):
+    """Who goes first; the smaller key does."""
+
+    priority: int
+    #: Of its client, see `Shares`.
+    round: int
+    #: Of the petition: it came so late, or is so long, that others may go first until then.
+    due: float
+    #: Order of arrival.
+    number: int
+
+
+class Line:
+    """Petitions that need the same context, have the same size, and fit the same boxes."""
+
+    def __init__(self, context: Hashable, shares: Shares) -> None:
+        self.context = context
+        #: Images that wait in it.
+        self.images = 0
+        self._shares = shares
+        #: Each client's petitions with waiting images, by (priority, due, number).
+        self._clients: dict[str, list[tuple[int, float, int, Job]]] = {}
+        #: (key, client): the key may be outdated, and is then too small.
+        self._turns: list[tuple[Key, str]] = []
+        #: How often each client stands there.
+        self._stands: dict[str, int] = {}
+        #: When petitions of other lines went before this one's head, oldest first.
+        self._passed: deque[float] = deque()
+
+    def add(self, job: Job) -> None:
+        """A petition has waiting images, and had none."""
+        queue = self._clients.setdefault(job.client, [])
+        insort(queue, (job.priority, job.due, job.number, job))
+        if queue[0][-1] is job:
+            heapq.heappush(self._turns, (self._key(job), job.client))
+            self._stands[job.client] = self._stands.get(job.client, 0) + 1
+
+    def remove(self, job: Job) -> None:
+        """None of its images waits any more."""
+        queue = self._clients[job.client]
+        queue.remove((job.priority, job.due, job.number, job))
+        if not queue:
+            del self._clients[job.client]
+
+    def head(self) -> tuple[Key, Job] | None:
+        """Whose turn it is."""
+        while self._turns:
+            key, client = self._turns[0]
+            queue = self._clients.get(client)
+            current = self._key(queue[0][-1]) if queue else None
+            if queue and current == key:
+                return key, queue[0][-1]
+            if current is None or self._stands[client] > 1:
+                heapq.heappop(self._turns)
+                self._stands[client] -= 1
+            else:
+                heapq.heapreplace(self._turns, (current, client))
+        return None
+
+    def ordered(self) -> Iterator[Job]:
+        """The first petitions, about in the order of their turns."""
+        turns = heapq.nsmallest(_LOOK, ((self._key(q[0][-1]), c) for c, q in self._clients.items()))
+        for _, client in turns:
+            for _, _, _, job in islice(self._clients[client], _LOOK):
+                yield job
+
+    def passed(self, now: float) -> None:
+        """A later petition of another line goes before this one's head."""
+        if not self._passed or now - self._passed[-1] >= _PASSING_S:
+            self._passed.append(now)
+
+    def overtaken_since(self, head: Job) -> float | None:
+        """When its head was first passed by a petition of another line; None when it was not."""
+        while self._passed and self._passed[0] < head.arrived_at:
+            self._passed.popleft()
+        return self._passed[0] if self._passed else None
+
+    def _key(self, job: Job) -> Key:
+        return Key(job.priority, self._shares.round(job.client), job.due, job.number)
+
+
+class Lines:
+    """All lines."""
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self._lines: dict[Hashable, Line] = {}
+
+    def of(self, job: Job) -> Line | None:
+        """The line that the job stands in, if anything of it waits."""
+        return self._lines.get(_key_of(job))
+
+    def change(self, job: Job, images: int, now: float) -> None:
+        """So many more (or fewer) of the job's images wait."""
+        if not images:
+            return
+        line = self._lines.get(_key_of(job))
+        if line is None:
+            line = self._lines[_key_of(job)] = Line(job.context, self._shares)
+        before, job.waiting = job.waiting, job.waiting + images
+        self._shares.wait(job.client, images, now)
+        line.images += images
+        if not before and job.waiting:
+            line.add(job)
+        elif before and not job.waiting:
+            line.remove(job)
+        if not line.images:
+            del self._lines[_key_of(job)]
+
+    def heads(self) -> list[tuple[Key, Job, Line]]:
+        """The head of each line, in fair order."""
+        found = []
+        for line in self._lines.values():
+            head = line.head()
+            if head is not None:
+                found.append((*head, line))
+        found.sort(key=lambda one: one[0])
+        return found
+
+
+def _key_of(job: Job) -> Hashable:
+    return job.context, job.kind, job.pixels

@@ -1,0 +1,72 @@
+"""Fair shares: deficit round robin over clients, counted in expected seconds.
+
+Each client has been served some seconds; full quanta of them are its round, and who is in an
+earlier round goes first. A client that had nothing to do joins the round of the day: what it did
+not use is not saved up, and what it used is not forgotten while others wait.
+"""
+
+#: Seconds of work that a client gets before others have their turn: long enough that an everyday
+#: petition is not cut up, short enough that one of hundreds of images holds nobody up.
+QUANTUM_S = 600.0
+#: A client whose boxes were away falls no further behind than this many rounds.
+_BEHIND_MAX = 8
+#: Idle for so long, a client is a newcomer when it comes back.
+NEWCOMER_S = 300.0
+#: Beyond so many clients, what those without waiting images got is forgotten.
+CLIENTS_MAX = 10_000
+
+
+class _Share:
+    """What one client got."""
+
+    __slots__ = ("new", "served_at", "served_s", "waiting")
+
+    def __init__(self, served_s: float) -> None:
+        self.served_s = served_s
+        self.served_at = float("-inf")
+        #: Its images that wait.
+        self.waiting = 0
+        #: It came from nothing, and nothing of it was handed out yet.
+        self.new = False
+
+
+class Shares:
+    """How many rounds each client has had."""
+
+    def __init__(self, quantum_s: float = QUANTUM_S) -> None:
+        self._quantum_s = quantum_s
+        self._shares: dict[str, _Share] = {}
+        #: The round of the day: the furthest that anybody has got.
+        self._day = 0
+
+    def wait(self, client: str, images: int, now: float) -> None:
+        """So many more (or fewer) of the client's images wait."""
+        share = self._shares.get(client)
+        if share is None:
+            self._tidy()
+            share = self._shares[client] = _Share(self._day * self._quantum_s)
+        if not share.waiting and images > 0:
+            share.served_s = max(share.served_s, self._day * self._quantum_s)
+            share.new = now - share.served_at > NEWCOMER_S
+        share.waiting += images
+
+    def round(self, client: str) -> int:
+        """The round the client is in; the smaller goes first, a newcomer before everybody."""
+        share = self._shares[client]
+        if share.new:
+            return -1
+        return max(0, int(share.served_s // self._quantum_s), self._day - _BEHIND_MAX)
+
+    def charge(self, client: str, seconds: float, now: float) -> None:
+        """The client is handed this much work; negative: it was taken back."""
+        share = self._shares[client]
+        if seconds > 0:
+            share.new, share.served_at = False, now
+            self._day = max(self._day, self.round(client))
+        least_s = (self._day - _BEHIND_MAX) * self._quantum_s
+        share.served_s = max(share.served_s, least_s) + seconds
+
+    def _tidy(self) -> None:
+        if len(self._shares) >= CLIENTS_MAX:
+            for client in [c for c, share in self._shares.items() if not share.waiting]:
+                del self._shares[client]

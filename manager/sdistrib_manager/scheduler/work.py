@@ -1,0 +1,86 @@
+"""What the scheduler sees of petitions and workers: jobs, boxes, and what a box holds.
+
+The scheduler knows nothing of messages, sessions or attempts. A petition is a `Job`, a worker is
+anything that looks like a `Box`. So the same code runs in the manager and in the simulation of
+`bench/scheduling`.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+#: Priorities by name; the smaller number goes first.
+PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A petition as the scheduler sees it: equal images, some of which wait."""
+
+    id: str
+    #: Whose it is: shares are counted by this.
+    client: str
+    #: What an engine must have loaded. Equal contexts need no reload.
+    context: Hashable
+    #: Pixels of one image.
+    pixels: int
+    #: Evaluations of the diffusion model for one image.
+    steps: int
+    #: Order of arrival.
+    number: int
+    arrived_at: float
+    priority: int = PRIORITIES["normal"]
+    #: What decides which boxes can do it, beside its size: petitions that differ here never stand
+    #: in one line.
+    kind: Hashable = None
+    #: Bytes of the model files it needs; a hint for the first guess of unseen times.
+    weight: int = 0
+    #: Its last images may be raced on an idle box.
+    hedge: bool = True
+    #: Its place among petitions of equal right, see `lines`; set when it first waits.
+    due: float = 0.0
+    #: Images that nobody works on.
+    waiting: int = 0
+
+
+class Held(Protocol):
+    """One image in the hands of a box, not drawn yet."""
+
+    @property
+    def job(self) -> Job:
+        """The petition it is of."""
+
+    @property
+    def begun_at(self) -> float | None:
+        """When the engine began it; None while it can still be taken back."""
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds it was expected to take when it began, loading included."""
+
+    @property
+    def revoking(self) -> bool:
+        """It is being taken back."""
+
+    @property
+    def alone(self) -> bool:
+        """No second attempt may be made: there is one, or it is not safe."""
+
+
+class Box(Protocol):
+    """A worker that takes work now."""
+
+    @property
+    def name(self) -> str:
+        """Costs are remembered by it."""
+
+    @property
+    def context(self) -> Hashable:
+        """What its engine has loaded; None when nothing, or unknown."""
+
+    @property
+    def holds(self) -> Iterable[Held]:
+        """What it was handed and has not drawn, in order; the first may have begun."""
+
+    def most(self, job: Job) -> int:
+        """Images like these that its owner lets it have in hand; 0 is no limit of his."""
