@@ -88,6 +88,9 @@ class Fates:
             "purge all": lambda: self._visit(wire.Purge()),
             "question": self._question,
             "inventory changes": self._inventory,
+            "worker is shut for a while": self._shut,
+            "wish about workers": self._wish_of_workers,
+            "worker is drained": lambda: self._control("drain", self._any(self.workers).name),
         }
 
     def make_petitions(self) -> None:
@@ -251,7 +254,21 @@ class Fates:
         self.world.after(self.world.between(0.5, 10.0), box.publish, before)
         return True
 
+    def _shut(self) -> bool:
+        box = self.world.rng.choice(self.workers)
+        box.shut("outside its hours")
+        self.world.after(self.world.between(0.5, 20.0), box.shut, "")
+        return box.alive
+
     # --- people ---
+
+    def _control(self, wish: wire.WorkerWish, *names: str) -> bool:
+        return self._visit(wire.Control(number=1, wish=wish, workers=names), stays_s=3.0)
+
+    def _wish_of_workers(self) -> bool:
+        rng = self.world.rng
+        names = (self._any(self.workers).name,) if rng.random() < 0.7 else ()
+        return self._control(rng.choice(("pause", "pause", "resume", "resume", "unload")), *names)
 
     def _known(self) -> list[Wish]:
         return [wish for wish in self.wishes if wish.id in self.ledger.kept_at]

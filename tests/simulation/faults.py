@@ -59,6 +59,9 @@ AT_MOMENTS: dict[str, float] = {
     "purge all": 1.0,
     "question": 2.0,
     "inventory changes": 1.5,
+    "worker is shut for a while": 3.0,
+    "wish about workers": 5.0,
+    "worker is drained": 1.5,
 }
 #: Kinds after which work may be done twice. Nothing else excuses a second execution.
 EXCUSES: frozenset[str] = frozenset(
@@ -68,7 +71,7 @@ EXCUSES: frozenset[str] = frozenset(
         "manager does not read", "manager pauses", "worker is killed",
         "worker is told to leave at once", "worker pauses", "picture missing", "picture damaged",
         "manager's machine loses power", "retry", "worker is told to leave",
-        "all workers pause, and a petition comes",
+        "worker is drained", "all workers pause, and a petition comes",
     }
 )  # fmt: skip
 

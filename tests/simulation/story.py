@@ -61,6 +61,8 @@ class Story(Fates):
             for box in (*self.workers, *self.clients):
                 if box.name not in self.gone and not box.alive:
                     box.start()
+            for worker in self.workers:
+                worker.opens()
             if not self._left_over():
                 return
         raise Violation(f"{QUIET_S:.0f} s after the last fault: {'; '.join(self._left_over())}")

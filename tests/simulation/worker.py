@@ -48,6 +48,7 @@ class WorkerBox(Process):
         settings = Settings(
             name=self.name, instance=f"{self.world.rng.getrandbits(64):016x}",
             address="manager:4134", version="test", patience=self.patience,
+            unload_after_s=self.world.rng.choice((0.0, 0.0, 3.0)),
         )  # fmt: skip
         worker = Worker(settings, self.files)
         self._watch_over(worker)
@@ -101,6 +102,19 @@ class WorkerBox(Process):
         if self.loop is not None:
             self.loop.publish(files)
             self.wake()
+
+    def shut(self, reason: str) -> None:
+        """Its owner forbids work, or allows it."""
+        if self.loop is not None:
+            self.loop._mailbox.put(events.AvailabilityChanged("hours", reason))
+            self.wake()
+
+    def opens(self) -> None:
+        """Nothing keeps it from work any more."""
+        if self.loop is not None and not self.loop._worker._gate.is_open:
+            self.shut("")
+            resume = wire.Steer(number=0, wish="resume")
+            self.loop._mailbox.put(events.MessageArrived(resume))
 
     def ask_to_stop(self) -> None:
         """SIGTERM."""

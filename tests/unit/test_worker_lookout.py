@@ -153,8 +153,7 @@ def test_an_engine_that_died_was_no_stranger(machine):
 
 
 def test_a_process_that_ends_during_the_look_is_left_out(machine):
-    (machine.folder / "13").mkdir()
-    (machine.folder / "13" / "stat").symlink_to(machine.folder / "gone")
+    (machine.folder / "13" / "stat").mkdir(parents=True)  # it can be listed and not be read
     assert {one.pid for one in own_processes(machine.folder, 10)} == {10, 11}
 
 
@@ -386,6 +385,17 @@ def test_hours_are_looked_at_before_anything_else_happens(told, never):
         out.stop()
 
 
+def test_hours_and_device_are_looked_at_by_one_thread(told, never, probe):
+    before = threading.active_count()
+    out = Lookout(told.append, {}, parse_hours(["22-08"]), clock("23:00"))
+    out.watch(facts("cpu"))
+    # Another engine than before is another device to look at.
+    out.watch(facts("cuda"))
+    assert threading.active_count() == before + 1
+    out.stop()
+    assert threading.active_count() == before
+
+
 def test_the_device_is_told_when_it_is_steadily_in_use(told, watching, probe):
     probe.says = "other processes use the CPU"
     for _ in range(BUSY_LOOKS):
@@ -410,7 +420,12 @@ def test_the_thread_looks_by_itself(told, probe, monkeypatch):
     monkeypatch.setattr(busy, "BUSY_LOOKS", 1)
     came = threading.Event()
     probe.says = "another process uses the GPU"
-    out = Lookout(lambda event: (told.append(event), came.set()), {})  # type: ignore[func-returns-value]
+
+    def publish(event: AvailabilityChanged) -> None:
+        told.append(event)
+        came.set()
+
+    out = Lookout(publish, {})
     out.watch(facts("cuda"))
     assert came.wait(30)
     out.stop()
