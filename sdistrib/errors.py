@@ -142,7 +142,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
         1,
         404,
         "The manager knows no petition or worker of that id or name.",
-        "`sdistrib-client HOST queue --all` lists the petitions it knows, `workers` the workers.",
+        "Run `sdistrib-client HOST queue --all` or `workers` to see those it knows.",
     ),
     "unauthorized": ErrorRow(
         7,
