@@ -195,6 +195,7 @@ def _fill(folder: Path, images: int) -> None:
             )
         store.commit(changes)
     store.close()
+    os.sync()  # else the manager's first sync would wait for all of it
 
 
 FIGURES = (

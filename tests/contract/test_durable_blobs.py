@@ -66,6 +66,16 @@ def test_pictures_survive_their_process(files: FileBlobs, tmp_path: Path) -> Non
     assert FileBlobs(tmp_path / "pictures").view(DIGEST) == PICTURE
 
 
+def test_pictures_of_version_0_2_lie_in_folders_and_are_found(tmp_path: Path) -> None:
+    old = tmp_path / "pictures" / DIGEST[:2]
+    old.mkdir(parents=True)
+    (tmp_path / "pictures" / "ff").mkdir()
+    (old / DIGEST).write_bytes(PICTURE)
+    files = FileBlobs(tmp_path / "pictures")
+    assert files.view(DIGEST) == PICTURE
+    assert [path.name for path in (tmp_path / "pictures").iterdir() if path.is_dir()] == ["tmp"]
+
+
 @pytest.mark.parametrize("there", [b"", PICTURE[:50], bytes(len(PICTURE)), PICTURE + b"!"])
 def test_a_bad_file_under_the_name_is_replaced(files: FileBlobs, there: bytes) -> None:
     final(files).write_bytes(there)

@@ -50,6 +50,7 @@ class FileBlobs:
         self._renewing = threading.Lock()
         try:
             self._scratch.mkdir(parents=True, exist_ok=True)
+            _flatten(folder)
             _sync_folder(folder)
             _sync_folder(folder.parent)
             for leftover in self._scratch.iterdir():
@@ -179,6 +180,14 @@ class FileBlobs:
         except OSError:
             return False
         return found.hexdigest() == digest
+
+
+def _flatten(folder: Path) -> None:
+    """Take pictures out of the 256 folders in which version 0.2 kept them."""
+    for old in folder.glob("[0-9a-f][0-9a-f]"):
+        for path in old.iterdir():
+            path.replace(folder / path.name)
+        old.rmdir()
 
 
 class _Put:
