@@ -115,7 +115,7 @@ class Storage:
 
     def remember(self, digest: str, parts: Sequence[Buffer]) -> None:
         """A picture is on its way to the disk: whoever waits for it need not read it back."""
-        if self.blobs.slow:
+        if self.blobs.slow and sum(len(part) for part in parts) <= _VIEWS_BYTES_MAX:
             self._remember(digest, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def _remember(self, digest: str, data: Buffer) -> None:

@@ -7,6 +7,7 @@ from unittest import mock
 
 from sdistrib import limits
 from sdistrib_manager import loop as manager_loop
+from sdistrib_manager import storage
 from sdistrib_worker import loop as worker_loop
 from tests.simulation.world import World
 
@@ -63,6 +64,8 @@ def staged() -> Iterator[Stage]:
             (manager_loop, "time", stage),
             (manager_loop, "Keeper", stage.keeper),
             (manager_loop, "Watch", _Watch),
+            # Pictures are read from the disk, where the faults are, and seldom from memory.
+            (storage, "_VIEWS_BYTES_MAX", 0),
             (worker_loop, "time", stage),
             (worker_loop, "Watch", _Watch),
             (worker_loop, "EngineLink", stage.engine),

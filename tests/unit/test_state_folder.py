@@ -195,6 +195,23 @@ def test_only_so_many_bytes_are_kept_ready(tmp_path: Path, monkeypatch: pytest.M
     kept.close()
 
 
+def test_a_picture_on_its_way_to_the_disk_is_sent_from_memory_unless_it_is_huge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "_VIEWS_BYTES_MAX", 100)
+    kept = open_folder(SETTINGS, tmp_path)
+    kept.remember("aa", [b"one piece"])
+    kept.remember("bb", [b"two ", b"pieces"])
+    assert (kept.view("aa"), kept.view("bb")) == (b"one piece", b"two pieces")
+    kept.remember("cc", [bytes(60), bytes(41)])
+    with pytest.raises(StoreError):
+        kept.view("cc")
+    kept.checkpoint(0.0)
+    with pytest.raises(StoreError):
+        kept.view("aa")
+    kept.close()
+
+
 def _put(kept: Storage, data: bytes) -> str:
     digest = hashlib.sha256(data).hexdigest()
     kept.blobs.put(digest, [data])
