@@ -41,3 +41,17 @@ def test_one_that_was_silent_until_it_was_ended_counts() -> None:
     hung = ErrorInfo(code="engine_hung", message="It did not begin.", signal="SIGKILL")
     made = rig.turn(events.EngineDied(hung, ours=True))
     assert one(said(made, wire.Failed)).started is True
+
+
+def test_a_death_while_starting_does_not_count_against_what_waits_unless_it_is_one_of_many() -> (
+    None
+):
+    rig = Rig()
+    rig.connect()
+    rig.turn(crash())
+    counted = []
+    for number in range(1, START_TRIES + 3):
+        rig.grant(attempt(0, number))
+        rig.turn(after_s=11.0)
+        counted.append(one(said(rig.turn(crash(was_ready=False)), wire.Failed)).started)
+    assert counted == [False] * (START_TRIES - 1) + [True, True, True]

@@ -293,9 +293,10 @@ class Making:
         elif self.drawing.facts is None and self.drawing.deaths >= START_TRIES:
             self._turn.effects.append(Stop(EXIT_FAILED, _hopeless(event.info)))
         elif not event.was_ready:
-            # Nobody knows whether another child will start; others may draw these meanwhile.
+            # Nobody knows whether another child will start; others may draw these meanwhile. They
+            # had no part in it either.
             for attempt in self.unqueue_all():
-                self.fail(attempt, event.info)
+                self.fail(attempt, event.info, started=self.drawing.deaths > START_TRIES)
 
     # --- small verbs ------------------------------------------------------------------------
 
