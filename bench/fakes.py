@@ -58,7 +58,9 @@ class FakePeer:
                 return received
 
 
-def worker(address: Address, size_bytes: int, *, fresh: bool = False) -> None:
+def worker(
+    address: Address, size_bytes: int, model: ModelFile = _MODEL, *, fresh: bool = False
+) -> None:
     """Answer each grant with the same picture at once; if `fresh`, with one nobody else has."""
     data = bytes(size_bytes)
     digest = hashlib.sha256(data).hexdigest()
@@ -70,7 +72,7 @@ def worker(address: Address, size_bytes: int, *, fresh: bool = False) -> None:
             wire.WorkerHello(
                 protocols=(1,), software="fake", name=instance, instance=instance, engine=_ENGINE
             ),
-            encode_inventory((_MODEL,)),
+            encode_inventory((model,)),
         )
         flights: dict[str, Outgoing] = {}
         while True:
