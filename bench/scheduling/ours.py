@@ -39,6 +39,9 @@ class _Box:
     def holds(self) -> Iterable[_Held]:
         return self.held.values()
 
+    def most(self, job: work.Job) -> int:
+        return 0
+
 
 class Ours:
     """The manager's part: who holds what, and which images wait."""
@@ -120,7 +123,7 @@ class Ours:
         true = {made.id: job for job, made in self._jobs.items()}
         boxes: list[work.Box] = list(self._boxes.values())
         for order in self._scheduler.orders(
-            now, boxes, lambda b, j: self._boxes[b.name].seen.can(true[j.id])
+            now, boxes, lambda b, j: self._boxes[b.name].seen.can(true[j.id]), lambda b, h: True
         ):
             yield from self._carry_out(now, order, true)
         self._review_at = now + _REVIEW_S

@@ -161,12 +161,12 @@ def test_a_death_is_silent_and_takes_all_that_the_box_was_granted():
     images = [Image(job, number) for number in range(4)]
     script = _Script(
         (0, Grant("a", images[0])), (0, Grant("a", images[1])), (0, Grant("a", images[2])),
-        (18, Grant("a", images[3])), *((21, Grant("b", image)) for image in images[1:]),
+        (23, Grant("a", images[3])), *((25, Grant("b", image)) for image in images[1:]),
     )  # fmt: skip
-    heard = _run([_box(dies_at=17.0), _box("b", loaded="m0")], [job], script)
-    assert ("gone", 20.0, "a", [1, 2, 3]) in heard
+    heard = _run([_box(dies_at=21.0), _box("b", loaded="m0")], [job], script)
+    assert ("gone", 24.0, "a", [1, 2, 3]) in heard
     assert [line[1:4] for line in heard if line[0] == "finished"] == [
-        (16.01, "a", 0), (27.01, "b", 1), (33.01, "b", 2), (39.01, "b", 3),
+        (16.01, "a", 0), (31.01, "b", 1), (37.01, "b", 2), (43.01, "b", 3),
     ]  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class Line:
         self.images = 0
         self._shares = shares
         #: Each client's petitions with waiting images, by (priority, due, number).
-        self._clients: dict[str, list[tuple[int, float, int, Job]]] = {}
+        self._clients: dict[str, list[tuple[int, float, int, str, Job]]] = {}
         #: (key, client): the key may be outdated, and is then too small.
         self._turns: list[tuple[Key, str]] = []
         #: How often each client stands there.
@@ -53,7 +53,7 @@ class Line:
     def add(self, job: Job) -> None:
         """A petition has waiting images, and had none."""
         queue = self._clients.setdefault(job.client, [])
-        insort(queue, (job.priority, job.due, job.number, job))
+        insort(queue, _place(job))
         if queue[0][-1] is job:
             heapq.heappush(self._turns, (self._key(job), job.client))
             self._stands[job.client] = self._stands.get(job.client, 0) + 1
@@ -61,7 +61,7 @@ class Line:
     def remove(self, job: Job) -> None:
         """None of its images waits any more."""
         queue = self._clients[job.client]
-        queue.remove((job.priority, job.due, job.number, job))
+        queue.remove(_place(job))
         if not queue:
             del self._clients[job.client]
 
@@ -84,7 +84,7 @@ class Line:
         """The first petitions, about in the order of their turns."""
         turns = heapq.nsmallest(_LOOK, ((self._key(q[0][-1]), c) for c, q in self._clients.items()))
         for _, client in turns:
-            for _, _, _, job in islice(self._clients[client], _LOOK):
+            for *_, job in islice(self._clients[client], _LOOK):
                 yield job
 
     def passed(self, now: float) -> None:
@@ -143,3 +143,8 @@ class Lines:
 
 def _key_of(job: Job) -> Hashable:
     return job.context, job.kind, job.pixels
+
+
+def _place(job: Job) -> tuple[int, float, int, str, Job]:
+    """Its place among the petitions of its client."""
+    return job.priority, job.due, job.number, job.id, job

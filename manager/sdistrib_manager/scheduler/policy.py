@@ -96,10 +96,21 @@ class Scheduler:
         self.lines = Lines(self.shares)
 
     def orders(
-        self, now: float, boxes: list[_B], able: Callable[[_B, Job], bool]
+        self,
+        now: float,
+        boxes: list[_B],
+        able: Callable[[_B, Job], bool],
+        fits: Callable[[_B, Held], bool],
     ) -> Iterator[Order[_B]]:
-        """Decide, one order at a time; each must be carried out before the next is asked for."""
-        return _Turn(self, now, boxes, able).orders()
+        """Decide, one order at a time; each must be carried out before the next is asked for.
+
+        Args:
+            now: monotonic seconds.
+            boxes: those that take work.
+            able: whether a box can draw the next image of a job.
+            fits: whether a box may take over or race this image, if it is able at all.
+        """
+        return _Turn(self, now, boxes, able, fits).orders()
 
     def arrive(self, job: Job, images: int, now: float) -> None:
         """A petition with so many waiting images."""
@@ -120,7 +131,12 @@ class _Turn(Generic[_B]):
     """One look at everything."""
 
     def __init__(
-        self, scheduler: Scheduler, now: float, boxes: list[_B], able: Callable[[_B, Job], bool]
+        self,
+        scheduler: Scheduler,
+        now: float,
+        boxes: list[_B],
+        able: Callable[[_B, Job], bool],
+        fits: Callable[[_B, Held], bool],
     ) -> None:
         self._now = now
         self._costs = scheduler.costs
@@ -128,6 +144,7 @@ class _Turn(Generic[_B]):
         self._lines = scheduler.lines
         self._boxes = boxes
         self._able = able
+        self._fits = fits
         self._outlook = {box: self._look(box) for box in boxes}
 
     def orders(self) -> Iterator[Order[_B]]:
