@@ -100,6 +100,8 @@ class Drawn(EngineFrame, frozen=True, kw_only=True):
     channels: int
     load_s: float
     draw_s: float
+    #: All sampling steps together, by the child's clock; no more than `draw_s`.
+    sampling_s: float = 0.0
     #: Sampler and scheduler that the engine really used.
     sampling_method: str = ""
     scheduler: str = ""

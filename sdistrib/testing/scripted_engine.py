@@ -182,8 +182,10 @@ class Child:
             return
         loaded_at = time.perf_counter()
         self._at("encoding")
+        sampling_at = time.perf_counter()
         if not self._sample(request, directives):
             return
+        sampling_s = time.perf_counter() - sampling_at
         self._at("decoding")
         width, height = request.params.width, request.params.height
         pixels = picture(prompt, request.seed, width, height, "noise" in directives)
@@ -196,6 +198,7 @@ class Child:
             channels=3,
             load_s=loaded_at - began_at,
             draw_s=time.perf_counter() - loaded_at,
+            sampling_s=sampling_s,
             sampling_method=request.params.sampling_method or "euler",
             scheduler=request.params.scheduler or "discrete",
         )

@@ -86,6 +86,7 @@ def test_an_image_is_begun_told_and_delivered_with_its_pixels(
     drawn = result.picture.drawn
     assert (drawn.ticket, drawn.width, drawn.height) == (wanted.ticket, 32, 32)
     assert drawn.load_s > 0
+    assert 0 < drawn.sampling_s <= drawn.draw_s
     assert (drawn.sampling_method, drawn.scheduler) == ("euler", "discrete")
     assert len(result.pixels) == 32 * 32 * drawn.channels
 

@@ -46,7 +46,8 @@ class FakeEngine:
                     raise RefusalError("engine_error", "not this one")
         width, height = request.params.width, request.params.height
         pixels = bytes([request.seed % 256]) * (width * height * 3)
-        return Painting(pixels, width, height, 3, load_s, 0.1, "euler", "discrete", ("a note",))
+        times = (load_s, 0.1, 0.05)
+        return Painting(pixels, width, height, 3, *times, "euler", "discrete", ("a note",))
 
     def unload(self) -> None:
         self._context = ""

@@ -20,6 +20,7 @@ def test_steps_count_from_the_line_that_begins_the_image() -> None:
     assert told.step(0, 2, 1.0) == Where("sampling", 0, 2, 0.0)
     assert told.step(1, 2, 1.5) == Where("sampling", 1, 2, 0.5)
     assert told.step(2, 2, 1.75) == Where("sampling", 2, 2, 0.25)
+    assert told.sampling_s == 0.75
 
 
 def test_tiles_are_no_steps() -> None:
@@ -36,7 +37,7 @@ def test_the_second_pass_of_highres_fix_is_counted_and_what_lies_between_is_not(
     told = story()
     told.line(1, START_LINE)
     told.step(0, 1, 0.0)
-    told.step(1, 1, 0.0)
+    told.step(1, 1, 0.5)
     assert told.line(1, "x.cpp:1 - hires fix: upscaling to 64x64") == Where("upscaling")
     told.line(1, "x.cpp:1 - hires fix: loading model upscaler from '/m/x2.gguf'")
     assert told.step(0, 40, 0.0) is None
@@ -45,7 +46,10 @@ def test_the_second_pass_of_highres_fix_is_counted_and_what_lies_between_is_not(
     told.line(0, TILE_LINE)
     assert told.step(0, 3, 0.0) is None
     assert told.step(2, 3, 0.0) is None  # the engine may leave out the last tile
-    assert told.step(0, 4, 0.0) == Where("sampling", 0, 4)
+    assert told.sampling_s == 0.5
+    assert told.step(0, 4, 3.0) == Where("sampling", 0, 4)
+    told.step(4, 4, 5.0)
+    assert told.sampling_s == 2.5, "both passes, and nothing between them"
     assert told.phase == "sampling"
 
 

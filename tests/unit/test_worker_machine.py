@@ -363,7 +363,8 @@ def test_a_small_result_travels_whole_and_is_kept_until_recorded() -> None:
     rig = Rig()
     rig.connect()
     ticket = rig.begin(attempt(3), seed=5)
-    made = rig.draw(ticket, load_s=1.5, sampling_method="euler", scheduler="karras", notes=("n",))
+    told = {"sampling_method": "euler", "scheduler": "karras", "notes": ("n",)}
+    made = rig.draw(ticket, load_s=1.5, sampling_s=1.25, **told)
     order = one(of(made, fx.EncodePicture))
     assert order.facts is not None
     assert (order.facts.seed, order.facts.index, order.facts.scheduler) == (8, 3, "karras")
@@ -372,7 +373,7 @@ def test_a_small_result_travels_whole_and_is_kept_until_recorded() -> None:
         wire.Result(
             attempt=attempt(3), seed=8, digest=digest(b"0123"), size_bytes=4, format="png",
             width=64, height=64, worker="box", fingerprint="f" * 16, context=_context(),
-            load_s=1.5, draw_s=2.0, encode_s=0.01, notes=("n",),
+            load_s=1.5, draw_s=2.0, encode_s=0.01, sampling_s=1.25, notes=("n",),
         )
     ]  # fmt: skip
     assert one(of(made, fx.Send)).body == b"0123"
@@ -388,6 +389,17 @@ def test_a_small_result_travels_whole_and_is_kept_until_recorded() -> None:
     rig.hear(wire.ResultRecorded(attempt=attempt(4)))
     hello = one(said(rig.hear(wire.Identify()), wire.WorkerHello))
     assert hello.holding == ()
+
+
+@pytest.mark.parametrize(
+    ("said_s", "told_s"), [(-1.0, 0.0), (0.5, 0.5), (2.0, 2.0), (2.5, 2.0), (math.inf, 0.0)]
+)
+def test_sampling_takes_no_more_than_the_whole_picture(said_s: float, told_s: float) -> None:
+    rig = Rig()
+    rig.connect()
+    rig.draw(rig.begin(attempt()), sampling_s=said_s)
+    result = one(said(rig.encoded(attempt()), wire.Result))
+    assert (result.sampling_s, result.draw_s) == (told_s, 2.0)
 
 
 def test_a_refused_result_is_forgotten() -> None:

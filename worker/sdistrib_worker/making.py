@@ -271,6 +271,7 @@ class Making:
             load_s=seconds(drawn.load_s),
             draw_s=seconds(drawn.draw_s),
             encode_s=seconds(event.encode_s),
+            sampling_s=min(seconds(drawn.sampling_s), seconds(drawn.draw_s)),
             notes=fit_notes(drawn.notes),
         )
         self._results.keep(result, event.data)

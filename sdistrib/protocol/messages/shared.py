@@ -126,6 +126,8 @@ class Result(Message, frozen=True, kw_only=True):
     load_s: Seconds = 0.0
     draw_s: Seconds = 0.0
     encode_s: Seconds = 0.0
+    #: All sampling steps together; the rest of `draw_s` is encoding the prompt and decoding.
+    sampling_s: Seconds = 0.0
     #: What the user should know, for example a size that the model rounded up.
     notes: tuple[Text, ...] = ()
 

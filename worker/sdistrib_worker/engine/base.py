@@ -20,6 +20,8 @@ class Painting(NamedTuple):
     load_s: float
     #: Seconds from the prompt to the last pixel, upscaling included.
     draw_s: float
+    #: All sampling steps together, those of highres fix too.
+    sampling_s: float
     #: Sampler and scheduler that were really used.
     sampling_method: str
     scheduler: str

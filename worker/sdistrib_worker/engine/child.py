@@ -172,6 +172,7 @@ def _drawn(ticket: int, painting: Painting) -> Drawn:
         channels=painting.channels,
         load_s=painting.load_s,
         draw_s=painting.draw_s,
+        sampling_s=painting.sampling_s,
         sampling_method=painting.sampling_method,
         scheduler=painting.scheduler,
         notes=painting.notes,

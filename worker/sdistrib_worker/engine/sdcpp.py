@@ -102,6 +102,7 @@ class SdCpp:
             channels=image.channel,
             load_s=drawing - began if loaded else 0.0,
             draw_s=time.monotonic() - drawing,
+            sampling_s=self._story.sampling_s,
             sampling_method=capi.enum_name("sample_method", sample.sample_method),
             scheduler=capi.enum_name("scheduler", sample.scheduler),
             notes=(*_size_note(asked_size(request.params), size), *self._story.notes()),

@@ -73,6 +73,8 @@ class Story:
         self.bad_rules: list[str] = []
         #: The engine gave its GPU up and went on on the CPU.
         self.lost_device = False
+        #: Seconds of all sampling steps so far, of both passes of highres fix.
+        self.sampling_s = 0.0
         self._no_effect: dict[str, None] = {}
         self._lora_fits: dict[str, int] = {}
         self._sampling_next = False
@@ -129,7 +131,9 @@ class Story:
         step_s, self._block_at = now - self._block_at, now
         if self._in_sampling:
             self._life_at = now
-            return Where("sampling", step, steps, step_s if step else 0.0)
+            step_s = step_s if step else 0.0
+            self.sampling_s += step_s
+            return Where("sampling", step, steps, step_s)
         if now - self._life_at < _SIGN_OF_LIFE_S:
             return None
         self._life_at = now
