@@ -14,6 +14,7 @@ from sdistrib.errors import SdistribError
 from sdistrib.params import Params
 
 PetitionState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
+Priority = Literal["high", "normal", "low"]
 ImageState = Literal["waiting", "leased", "done", "failed", "cancelled"]
 
 PETITION_ENDS: frozenset[PetitionState] = frozenset({"done", "failed", "cancelled", "expired"})
@@ -67,6 +68,12 @@ class Petition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_s: Annotated[float, Meta(ge=0.0, le=limits.DEADLINE_S_MAX)] = 0.0
     #: The petition ends as `cancelled` when its client's connection is gone.
     cancel_on_disconnect: bool = False
+    #: How urgent it is beside others.
+    priority: Priority = "normal"
+    #: Its last images may be raced on an idle worker; the first picture counts.
+    hedge: bool = True
+    #: All images are drawn by engines of one fingerprint.
+    exact: bool = False
 
 
 class InvalidTransitionError(SdistribError):

@@ -18,7 +18,7 @@ from typing import Any, Self
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib_client import events
-from sdistrib_client.composing import compose
+from sdistrib_client.composing import compose_wishes
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
 from sdistrib_client.finding import (
@@ -35,7 +35,7 @@ from sdistrib_client.finding import (
 from sdistrib_client.link import CONNECT_TIMEOUT_S
 from sdistrib_client.pictures import Picture
 from sdistrib_client.session import Inbox, Session, dial_address
-from sdistrib_client.sync import ENVELOPE, OnProgress
+from sdistrib_client.sync import OnProgress
 
 _log = logging.getLogger(__name__)
 
@@ -92,26 +92,17 @@ class AsyncClient:
         *,
         images: int = 1,
         seed: int | None = None,
-        timeout_s: float = 0.0,
-        cancel_on_disconnect: bool = False,
         on_progress: OnProgress | None = None,
-        **params: Any,
+        **wishes: Any,
     ) -> "AsyncDrawing":
         """Draw pictures: `sync.Client.txt2img`, with `async for`."""
-        petition = compose(
-            {"prompt": prompt, **params},
-            images=images,
-            seed=seed,
-            timeout_s=timeout_s,
-            cancel_on_disconnect=cancel_on_disconnect,
-        )
+        petition = compose_wishes(prompt, {"images": images, "seed": seed, **wishes})
         return self.draw(petition, on_progress=on_progress)
 
     async def submit(self, prompt: str, **wishes: Any) -> str:
         """Have pictures drawn without waiting for them; the id to attach to, or to fetch."""
-        about = {key: wishes.pop(key) for key in ENVELOPE if key in wishes}
-        petition = compose({"prompt": prompt, **wishes}, **about)
-        drawing = self._drawing(self._session.submit(petition, detach=True), None)
+        box = self._session.submit(compose_wishes(prompt, wishes), detach=True)
+        drawing = self._drawing(box, None)
         async for _ in drawing:
             pass
         return drawing.id

@@ -11,8 +11,12 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.models import wanted_files
 from sdistrib.params import BY_NAME, check
-from sdistrib.petitions import Petition
+from sdistrib.petitions import Petition, Priority
 from sdistrib_client.samplers import read_sampler, read_scheduler
+
+#: What a petition has beside its parameters; the last four may change at a retry.
+ENVELOPE = ("images", "seed", "cancel_on_disconnect", "timeout_s", "priority", "hedge", "exact")
+_EDITABLE = ENVELOPE[-4:]
 
 
 def compose(
@@ -22,6 +26,9 @@ def compose(
     seed: int | None = None,
     timeout_s: float = 0.0,
     cancel_on_disconnect: bool = False,
+    priority: Priority = "normal",
+    hedge: bool = True,
+    exact: bool = False,
 ) -> Petition:
     """Make a petition. `params` are fields of `sdistrib.params.Params`; None means not given.
 
@@ -41,6 +48,9 @@ def compose(
             "images": images,
             "timeout_s": timeout_s,
             "cancel_on_disconnect": cancel_on_disconnect,
+            "priority": priority,
+            "hedge": hedge,
+            "exact": exact,
         }
     )
     check(petition.params)
@@ -49,18 +59,29 @@ def compose(
     return petition
 
 
+def compose_wishes(prompt: str, wishes: Mapping[str, Any]) -> Petition:
+    """`compose`, from wishes of both kinds: fields of the petition and of its parameters."""
+    about = {key: wishes[key] for key in ENVELOPE if key in wishes}
+    params = {key: value for key, value in wishes.items() if key not in about}
+    return compose({"prompt": prompt, **params}, **about)
+
+
 def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     """The same petition with other parameters; None takes one back to the engine's own choice.
+
+    Changes may name `timeout_s`, `priority`, `hedge` and `exact` too.
 
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.
     """
-    changed = dict(changes)
+    about = {key: changes[key] for key in _EDITABLE if key in changes}
+    changed = {key: value for key, value in changes.items() if key not in about}
     _check_names(changed)
     _name_sampling(changed)
     edited = _convert(
         {
             **msgspec.structs.asdict(petition),
+            **about,
             "params": msgspec.structs.asdict(petition.params) | changed,
         }
     )

@@ -82,9 +82,8 @@ def retry_of(found: Found, changes: Mapping[str, Any], timeout_s: float | None) 
         what = "attach to it" if row.state not in PETITION_ENDS else "fetch it"
         message = f"Petition {row.id[:8]} is {row.state}: there is nothing to try again; {what}."
         raise PetitionError.of("invalid_params", message)
-    edited = edit(found.petition, changes)
-    if timeout_s is not None:
-        edited = msgspec.structs.replace(edited, timeout_s=timeout_s)
+    limit = {} if timeout_s is None else {"timeout_s": timeout_s}
+    edited = edit(found.petition, {**changes, **limit})
     return None if edited == found.petition else edited
 
 

@@ -21,7 +21,7 @@ from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.transport import Watch
 from sdistrib_client import events, finding
-from sdistrib_client.composing import compose
+from sdistrib_client.composing import compose_wishes
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
 from sdistrib_client.link import CONNECT_TIMEOUT_S
@@ -32,9 +32,6 @@ OnProgress = Callable[[wire.Progress], None]
 OnAccepted = Callable[[wire.Accepted], None]
 
 _log = logging.getLogger(__name__)
-
-#: What a petition has beside its parameters.
-ENVELOPE = ("images", "seed", "timeout_s", "cancel_on_disconnect")
 
 
 class Client:
@@ -70,26 +67,19 @@ class Client:
         *,
         images: int = 1,
         seed: int | None = None,
-        timeout_s: float = 0.0,
-        cancel_on_disconnect: bool = False,
         on_progress: OnProgress | None = None,
-        **params: Any,
+        **wishes: Any,
     ) -> "Drawing":
         """Draw `images` pictures, each with seed + index; iterate over the result to get them.
 
-        `params` are the fields of `sdistrib.params.Params` (model, width, steps, …). Pictures come
-        as they are finished, so not always in order of index. `seed` None draws one.
+        `wishes` are the fields of `sdistrib.params.Params` (model, width, steps, …) and those of
+        `sdistrib.petitions.Petition` (timeout_s, cancel_on_disconnect, priority, hedge, exact).
+        Pictures come as they are finished, so not always in order of index. `seed` None draws one.
 
         Raises:
             PetitionError: `invalid_params` or `too_large`, before anything is sent.
         """
-        petition = compose(
-            {"prompt": prompt, **params},
-            images=images,
-            seed=seed,
-            timeout_s=timeout_s,
-            cancel_on_disconnect=cancel_on_disconnect,
-        )
+        petition = compose_wishes(prompt, {"images": images, "seed": seed, **wishes})
         return self.draw(petition, on_progress=on_progress)
 
     def submit(self, prompt: str, **wishes: Any) -> str:
@@ -97,8 +87,7 @@ class Client:
 
         Takes what `txt2img` takes, and returns once the manager keeps it. Raises as `draw`.
         """
-        about = {key: wishes.pop(key) for key in ENVELOPE if key in wishes}
-        return self.draw(compose({"prompt": prompt, **wishes}, **about), detach=True).wait()
+        return self.draw(compose_wishes(prompt, wishes), detach=True).wait()
 
     def draw(
         self,
@@ -153,8 +142,8 @@ class Client:
     ) -> "Drawing":
         """Draw the images of an ended petition that have no picture, with other parameters.
 
-        Seed and number of images stay. Raises as `attach`, and `invalid_params` when there is
-        nothing to try again or the changes do not pass.
+        Changes are as the wishes of `txt2img`; seed and number of images stay. Raises as `attach`,
+        and `invalid_params` when there is nothing to try again or the changes do not pass.
         """
         found = self._found(petition_id)
         box = self._session.retry(found, finding.retry_of(found, changes, timeout_s), detach=detach)

@@ -347,6 +347,10 @@ def test_flags_of_the_petition(client):
     assert client.made[0][1]["connect_timeout_s"] == 2.0
     assert drawn(client, "--mode", "txt2img").images == 1
     assert not drawn(client).cancel_on_disconnect
+    petition = drawn(client)
+    assert (petition.priority, petition.hedge, petition.exact) == ("normal", True, False)
+    petition = drawn(client, "--priority", "high", "--no-hedge", "--exact")
+    assert (petition.priority, petition.hedge, petition.exact) == ("high", False, True)
 
 
 def test_the_command_of_the_cpp_client_means_the_same(client):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -291,7 +292,19 @@ def test_an_edit_keeps_what_is_not_named():
     assert edit(edited, {"sampling_method": "Euler Exponential"}).params.scheduler == "exponential"
 
 
-@pytest.mark.parametrize("changes", [{"stpes": 3}, {"steps": 0}, {"prompt": " "}, {"width": 17}])
+def test_an_edit_may_change_how_it_stands_beside_others():
+    assert (PETITION.priority, PETITION.hedge, PETITION.exact) == ("normal", True, False)
+    edited = edit(PETITION, {"priority": "high", "hedge": False, "exact": True, "timeout_s": 9.0})
+    assert edited == msgspec.structs.replace(
+        PETITION, priority="high", hedge=False, exact=True, timeout_s=9.0
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"stpes": 3}, {"steps": 0}, {"prompt": " "}, {"width": 17}, {"priority": "urgent"},
+     {"hedge": 2}, {"exact": "yes"}, {"timeout_s": -1.0}, {"images": 3}, {"seed": 1}],
+)  # fmt: skip
 def test_an_edit_is_checked_as_a_new_petition_is(changes):
     with pytest.raises(PetitionError) as caught:
         edit(PETITION, changes)
@@ -540,6 +553,14 @@ def test_retry_changes_what_was_typed_and_nothing_else(client):
         "id": ID, "detach": False, "timeout_s": None, "prompt": "a tower", "vae_tiling": True,
     }  # fmt: skip
     assert Path("output_1.png").exists()
+
+
+def test_retry_changes_the_urgency_that_was_typed(client):
+    assert run("retry", "aa", "--priority", "low", "--no-hedge", "--exact").exit_code == 0
+    assert did(client, "retry") == {
+        "id": ID, "detach": False, "timeout_s": None, "priority": "low", "hedge": False,
+        "exact": True,
+    }  # fmt: skip
 
 
 def test_retry_with_a_time_limit_and_detached(client):

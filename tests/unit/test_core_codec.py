@@ -167,6 +167,14 @@ def test_frames_as_views_are_as_good_as_bytes():
     assert decode_petition(received.body).params.prompt == "a"
 
 
+def test_a_petition_from_before_there_were_priorities_is_an_ordinary_one():
+    old = {"params": {"prompt": "a", "model": "m"}, "seed": 1, "images": 2}
+    petition = decode_petition(msgpack.packb(old))
+    assert (petition.priority, petition.hedge, petition.exact) == ("normal", True, False)
+    # Whoever knows the fields still makes the same bytes: a resend is no conflict.
+    assert msgpack.unpackb(encode_petition(petition)) == old
+
+
 def test_a_petition_is_the_same_bytes_each_time():
     petition = Petition(params=Params(prompt="a", model="m", steps=3), seed=1, images=2)
     assert encode_petition(petition) == encode_petition(decode_petition(encode_petition(petition)))

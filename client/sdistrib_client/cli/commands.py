@@ -12,6 +12,7 @@ from sdistrib_client.cli.flags import (
     output_flags,
     parameter_flags,
     timeout_flag,
+    urgency_flags,
 )
 from sdistrib_client.cli.group import DEFAULT_VERB, PROGRAM, DrawCommand, HostGroup
 
@@ -180,6 +181,7 @@ _petition_verb(
     _id(),
     *parameter_flags(),
     timeout_flag(),
+    *urgency_flags(),
     detach_flag(),
     *output_flags(),
     *connection_flags(),

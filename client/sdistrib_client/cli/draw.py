@@ -23,7 +23,7 @@ from sdistrib.errors import (
 from sdistrib.petitions import Petition
 from sdistrib_client.cli.display import Display, Lines, Quiet
 from sdistrib_client.cli.events_json import JsonLines
-from sdistrib_client.cli.flags import params_of
+from sdistrib_client.cli.flags import params_of, urgency_of
 from sdistrib_client.cli.report import status_of, status_of_error
 from sdistrib_client.composing import compose
 from sdistrib_client.effects import Ending
@@ -116,6 +116,7 @@ def _petition(values: Mapping[str, Any]) -> Petition:
         images=values["batch_count"],
         seed=values["seed"],
         timeout_s=values["timeout"],
+        **urgency_of(values),
     )
 
 

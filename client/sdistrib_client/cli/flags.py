@@ -1,13 +1,14 @@
 """The drawing flags: made from the parameter table, plus those of the petition and the output."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import click
 from msgspec import Meta
 
 from sdistrib import limits
 from sdistrib.params import PARAMETERS, Parameter
+from sdistrib.petitions import Priority
 from sdistrib_client.cli.values import MODE, Number, Pair, type_of
 
 #: Default seed, as sd-cli's.
@@ -92,6 +93,7 @@ def other_flags() -> Iterator[Flag]:
         help=f"Seed of the first picture, the next ones count up; below 0 draws one. [{SEED}]",
     )
     yield timeout_flag()
+    yield from urgency_flags()
     yield detach_flag()
     yield Flag(
         ["-M", "--mode"], PETITION, type=MODE, default="img_gen", help="Only img_gen. [img_gen]"
@@ -110,6 +112,38 @@ def timeout_flag() -> Flag:
         metavar="SECONDS",
         help="Time for the whole petition; 0 is no limit. [0]",
     )
+
+
+def urgency_flags() -> Iterator[Flag]:
+    """How the petition stands beside others, and which workers may share it."""
+    yield Flag(
+        ["--priority"],
+        PETITION,
+        type=click.Choice(get_args(Priority)),
+        default="normal",
+        help="How urgent it is beside others. [normal]",
+    )
+    yield Flag(
+        ["--no-hedge"],
+        PETITION,
+        is_flag=True,
+        help="Never race the last pictures on an idle worker as well.",
+    )
+    yield Flag(
+        ["--exact"],
+        PETITION,
+        is_flag=True,
+        help="Draw all pictures with engines of one fingerprint, even if that takes longer.",
+    )
+
+
+def urgency_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Petition` that `urgency_flags` set."""
+    return {
+        "priority": values["priority"],
+        "hedge": not values["no_hedge"],
+        "exact": values["exact"],
+    }
 
 
 def detach_flag() -> Flag:
