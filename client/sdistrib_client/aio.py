@@ -18,7 +18,7 @@ from typing import Any, Self
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib_client import events
-from sdistrib_client.composing import compose_wishes
+from sdistrib_client.composing import compose_wishes, petition_of
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
 from sdistrib_client.finding import (
@@ -30,6 +30,7 @@ from sdistrib_client.finding import (
     id_start,
     is_whole,
     only_row,
+    planned_of,
     retry_of,
 )
 from sdistrib_client.link import CONNECT_TIMEOUT_S
@@ -143,6 +144,11 @@ class AsyncClient:
     async def control(self, wish: wire.WorkerWish, *workers: str) -> tuple[wire.ControlAnswer, ...]:
         """Pause, resume, drain or unload workers, all without names; what each did."""
         return answers_of(await self._reply(self._session.control(wish, workers)))
+
+    async def plan(self, wanted: str | Petition, **wishes: Any) -> wire.Planned:
+        """What would become of a prompt, or a petition, with wishes; nothing is submitted."""
+        petition = petition_of(wanted, wishes)
+        return planned_of(await self._reply(self._session.plan(petition)))
 
     async def find(self, petition_id: str) -> wire.QueuedPetition:
         """How far a petition is, and why it waits."""

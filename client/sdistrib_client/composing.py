@@ -66,6 +66,11 @@ def compose_wishes(prompt: str, wishes: Mapping[str, Any]) -> Petition:
     return compose({"prompt": prompt, **params}, **about)
 
 
+def petition_of(wanted: str | Petition, wishes: Mapping[str, Any]) -> Petition:
+    """A petition from a prompt and wishes, or one that was composed before, edited by them."""
+    return compose_wishes(wanted, wishes) if isinstance(wanted, str) else edit(wanted, wishes)
+
+
 def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     """The same petition with other parameters; None takes one back to the engine's own choice.
 

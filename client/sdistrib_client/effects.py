@@ -96,6 +96,8 @@ class Reply(msgspec.Struct, frozen=True):
     purged: wire.Purged | None = None
     #: What workers did, where that was wished.
     controlled: wire.Controlled | None = None
+    #: What would become of a petition, where that was asked.
+    planned: wire.Planned | None = None
 
 
 Effect = Send | Deliver | ShowAccepted | ShowProgress | Notify | End | Reply

@@ -122,6 +122,15 @@ class ControlWished(msgspec.Struct, frozen=True):
     workers: tuple[str, ...]
 
 
+class PlanWished(msgspec.Struct, frozen=True):
+    """The user wants to know what would become of a petition."""
+
+    #: Number of the question; its answer carries it.
+    number: int
+    #: The petition's encoded bytes.
+    body: bytes
+
+
 class UserLeft(msgspec.Struct, frozen=True):
     """The program closes the connection on purpose."""
 
@@ -137,6 +146,7 @@ Wish = (
     | QuestionAsked
     | PurgeWished
     | ControlWished
+    | PlanWished
     | UserLeft
 )
 Event = FramesReceived | SendFailed | Tick | Wish

@@ -113,6 +113,13 @@ def answers_of(reply: Reply) -> tuple[wire.ControlAnswer, ...]:
     return reply.controlled.answers
 
 
+def planned_of(reply: Reply) -> wire.Planned:
+    """What would become of a petition. Raises as `answer_of`."""
+    if reply.planned is None:
+        raise _error_in(reply)
+    return reply.planned
+
+
 def checked_workers(workers: tuple[str, ...]) -> None:
     """Refuse names of workers that the wire does not take.
 

@@ -16,16 +16,18 @@ ANSWER_TIMEOUT_S = 30.0
 
 
 #: What is asked. Asking twice is harmless.
-Asking = wire.Ask | wire.Purge | wire.Control
+Asking = wire.Ask | wire.Purge | wire.Control | wire.Plan
 
 
 class _Asked(NamedTuple):
     message: Asking
     deadline: float
+    #: The message's body, where it has one.
+    body: bytes | None
 
 
 def asking_of(
-    event: events.QuestionAsked | events.PurgeWished | events.ControlWished,
+    event: events.QuestionAsked | events.PurgeWished | events.ControlWished | events.PlanWished,
 ) -> Asking:
     """How it is said to the manager."""
     match event:
@@ -35,6 +37,8 @@ def asking_of(
             return wire.Purge(id=petition_id)
         case events.ControlWished(number, wish, workers):
             return wire.Control(number=number, wish=wish, workers=workers)
+        case events.PlanWished(number):
+            return wire.Plan(number=number)
 
 
 class Questions:
@@ -46,13 +50,13 @@ class Questions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def ask(self, number: int, message: Asking, now: float) -> None:
+    def ask(self, number: int, message: Asking, now: float, body: bytes | None) -> None:
         """One more."""
-        self._open[number] = _Asked(message, now + ANSWER_TIMEOUT_S)
+        self._open[number] = _Asked(message, now + ANSWER_TIMEOUT_S, body)
 
-    def messages(self) -> list[Asking]:
-        """Everything that is to be said at a welcome."""
-        return [asked.message for asked in self._open.values()]
+    def messages(self) -> list[tuple[Asking, bytes | None]]:
+        """Everything that is to be said at a welcome, with the bodies."""
+        return [(asked.message, asked.body) for asked in self._open.values()]
 
     def deadlines(self) -> list[float]:
         """Times at which `overdue` may have something to say."""
@@ -78,6 +82,11 @@ class Questions:
             yield Reply(message.number, ending=ending)
         else:
             yield Reply(message.number, controlled=message)
+
+    def planned(self, message: wire.Planned) -> Iterator[Reply]:
+        """The manager says what would become of a petition, if somebody waits for it."""
+        if self._open.pop(message.number, None) is not None:
+            yield Reply(message.number, planned=message)
 
     def refused(self, message: wire.Refused) -> Iterator[Reply]:
         """The manager does not forget that petition."""
@@ -112,4 +121,6 @@ class Questions:
 def _name(asked: Asking) -> str:
     if isinstance(asked, wire.Ask):
         return asked.what
-    return asked.wish if isinstance(asked, wire.Control) else "purge"
+    if isinstance(asked, wire.Control):
+        return asked.wish
+    return "plan" if isinstance(asked, wire.Plan) else "purge"

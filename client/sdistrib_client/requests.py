@@ -94,6 +94,8 @@ class Requests:
                 self._cancel_wished(petition_id)
             case events.QuestionAsked() | events.PurgeWished() | events.ControlWished():
                 self._ask(event.number, asking_of(event))
+            case events.PlanWished(number, body):
+                self._ask(number, asking_of(event), body)
             case events.UserLeft():
                 self._send(wire.Goodbye(reason="the client is done"))
             case _:
@@ -159,6 +161,8 @@ class Requests:
                 self._out += self._questions.purged(purged)
             case wire.Controlled() as controlled:
                 self._out += self._questions.controlled(controlled)
+            case wire.Planned() as planned:
+                self._out += self._questions.planned(planned)
             case wire.Beat() | wire.ChunkSeen():
                 pass
             case _:
@@ -218,7 +222,7 @@ class Requests:
         for petition in self._petitions.values():
             self._say(petition)
         for question in self._questions.messages():
-            self._send(question)
+            self._send(*question)
 
     def _result(self, result: wire.Result, body: Buffer) -> None:
         key = (result.attempt.id, result.attempt.index)
@@ -329,10 +333,10 @@ class Requests:
         petition.wish_cancel(self._now)
         self._say(petition)
 
-    def _ask(self, number: int, message: Asking) -> None:
+    def _ask(self, number: int, message: Asking, body: bytes | None = None) -> None:
         self._begin()
-        self._questions.ask(number, message, self._now)
-        self._send(message)
+        self._questions.ask(number, message, self._now, body)
+        self._send(message, body)
 
     # What the clock brings.
 

@@ -205,6 +205,12 @@ class Session:
         self.post(events.ControlWished(self._questions, wish, workers))
         return self._questions
 
+    def plan(self, petition: Petition) -> int:
+        """Ask what would become of a petition; the reply turns up as that of a question."""
+        self._questions += 1
+        self.post(events.PlanWished(self._questions, encode_petition(petition)))
+        return self._questions
+
     def wait_s(self) -> float:
         """Seconds until `turn` is due even if nothing comes."""
         return max(0.0, self.machine.next_deadline() - time.monotonic())

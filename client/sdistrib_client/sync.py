@@ -21,7 +21,7 @@ from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.transport import Watch
 from sdistrib_client import events, finding
-from sdistrib_client.composing import compose_wishes
+from sdistrib_client.composing import compose_wishes, petition_of
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
 from sdistrib_client.link import CONNECT_TIMEOUT_S
@@ -160,6 +160,14 @@ class Client:
     def control(self, wish: wire.WorkerWish, *workers: str) -> tuple[wire.ControlAnswer, ...]:
         """Pause, resume, drain or unload workers, all without names. Raises as `attach`."""
         return finding.answers_of(self._reply(self._session.control(wish, workers)))
+
+    def plan(self, wanted: str | Petition, **wishes: Any) -> wire.Planned:
+        """What would become of a prompt, or a petition, with wishes; nothing is submitted.
+
+        Why it would be refused stands in `error`, and is not raised. Raises as `attach` else.
+        """
+        petition = petition_of(wanted, wishes)
+        return finding.planned_of(self._reply(self._session.plan(petition)))
 
     def find(self, petition_id: str) -> wire.QueuedPetition:
         """How far a petition is, and why it waits. Raises as `attach`."""

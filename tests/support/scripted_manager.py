@@ -65,6 +65,7 @@ class ScriptedManager:
                 route, wire.Welcome(protocol=wire.VERSION, software="scripted")
             ),
             wire.Submit: lambda m, route, message, body: m.draw(route, message.id, body),
+            wire.Plan: ScriptedManager._plan,
             wire.Cancel: lambda m, route, message, _body: m.say(
                 route, wire.Cancelled(id=message.id)
             ),
@@ -193,6 +194,12 @@ class ScriptedManager:
         for piece in outgoing.ready():
             chunk = wire.Chunk(digest=digest, offset=piece.offset)
             self.say(route, chunk, data[piece.offset : piece.end])
+
+    def _plan(self, route: bytes, message: wire.Plan, body: bytes) -> None:
+        images = decode_petition(body).images
+        worker = wire.PlannedWorker(worker="gpu1", images=images, image_s=2.0, known=True)
+        planned = wire.Planned(number=message.number, eta_s=2.0 * images, workers=(worker,))
+        self.say(route, planned)
 
     def _piece_seen(self, route: bytes, message: wire.ChunkSeen, _body: bytes) -> None:
         self._sending[message.digest][1].seen(message.offset)

@@ -22,6 +22,7 @@ from sdistrib.errors import (
 )
 from sdistrib.petitions import Petition
 from sdistrib_client.cli.display import Display, Lines, Quiet
+from sdistrib_client.cli.dry_run import dry_run
 from sdistrib_client.cli.events_json import JsonLines
 from sdistrib_client.cli.flags import params_of, urgency_of
 from sdistrib_client.cli.report import status_of, status_of_error
@@ -37,13 +38,15 @@ _EXTRA = ("rich", "PIL")
 
 
 def run(host: str, values: Mapping[str, Any]) -> int:
-    """Draw, or with --detach only have it kept; returns the exit status.
+    """Draw, with --detach only have it kept, with --dry-run only ask; returns the exit status.
 
     Raises:
         click.UsageError: the flags do not fit together, or the output cannot be written.
         SdistribError: the parameters are wrong, or an extra is missing.
     """
     petition = _petition(values)
+    if values["dry_run"]:
+        return connected(host, values, lambda client, display: dry_run(client, petition, display))
     if values["detach"]:
         forbid_output()
         return connected(host, values, lambda client, display: _detach(client, petition, display))

@@ -7,6 +7,8 @@ Every object has `event`, and `id` (the petition's) once there is one. The keys 
                running: [{index, worker, phase, step, steps, step_s}]
     image      index, seed, path (null is none), sha256, size_bytes, width, height, format, worker,
                fingerprint, load_s, draw_s, encode_s, notes
+    planned    eta_s, ahead, reason, cut,
+               workers: [{worker, images, image_s, load_s, known, lacks, reason}]
     notice     text
     error      code (of the error table, or "unreachable", or "output_error"), message, next_step,
                index (of the picture, or null), field, worker, attempt, signal, log_tail, closest,
@@ -85,6 +87,17 @@ class JsonLines:
             fingerprint=picture.fingerprint,
             **picture.timings._asdict(),
             notes=picture.notes,
+        )
+
+    def planned(self, planned: wire.Planned) -> None:
+        """`planned`; why it would be refused is an `error` of its own."""
+        self._write(
+            "planned",
+            eta_s=planned.eta_s,
+            ahead=planned.ahead,
+            reason=planned.reason,
+            cut=planned.cut,
+            workers=[_whole(worker) for worker in planned.workers],
         )
 
     def notice(self, text: str) -> None:

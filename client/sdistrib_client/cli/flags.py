@@ -95,6 +95,7 @@ def other_flags() -> Iterator[Flag]:
     yield timeout_flag()
     yield from urgency_flags()
     yield detach_flag()
+    yield dry_run_flag()
     yield Flag(
         ["-M", "--mode"], PETITION, type=MODE, default="img_gen", help="Only img_gen. [img_gen]"
     )
@@ -153,6 +154,18 @@ def detach_flag() -> Flag:
         PETITION,
         is_flag=True,
         help="Print the petition's id and leave once the manager keeps it; fetch or attach later.",
+    )
+
+
+def dry_run_flag() -> Flag:
+    """Only ask what would happen."""
+    return Flag(
+        ["--dry-run"],
+        PETITION,
+        is_flag=True,
+        allow_from_autoenv=False,
+        help="Only show which workers would draw it, how long that takes and what each lacks;"
+        " nothing is submitted or written.",
     )
 
 

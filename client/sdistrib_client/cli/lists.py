@@ -63,7 +63,7 @@ def show_models(answer: wire.Answer, kind: str | None, *, as_json: bool) -> None
             )
             for model in found
         ]
-        _write_table(("KIND", "NAME", "SIZE", "HASH", "WORKERS"), rows, answer)
+        write_table(("KIND", "NAME", "SIZE", "HASH", "WORKERS"), rows, cut=answer.cut)
 
 
 def show_workers(answer: wire.Answer, *, as_json: bool) -> None:
@@ -88,7 +88,7 @@ def show_workers(answer: wire.Answer, *, as_json: bool) -> None:
         )
         for worker in answer.workers
     ]
-    _write_table(header, rows, answer)
+    write_table(header, rows, cut=answer.cut)
 
 
 def show_queue(answer: wire.Answer, *, as_json: bool) -> None:
@@ -110,7 +110,7 @@ def show_queue(answer: wire.Answer, *, as_json: bool) -> None:
         )
         for petition in answer.queue
     ]
-    _write_table(header, rows, answer)
+    write_table(header, rows, cut=answer.cut)
 
 
 def show_petition(row: wire.QueuedPetition, *, as_json: bool) -> None:
@@ -149,13 +149,14 @@ def show_status(answer: wire.Answer, *, as_json: bool) -> None:
         ("workers", workers_text),
         ("images", ", ".join(f"{getattr(answer, f'{p}_images')} {p}" for p in _PARTS)),
     ]
-    _write_table((), rows, answer)
+    write_table((), rows, cut=answer.cut)
 
 
 _PARTS = ("waiting", "running", "done")
 
 
-def _write_table(header: Row, rows: Sequence[Row], answer: wire.Answer) -> None:
+def write_table(header: Row, rows: Sequence[Row], *, cut: bool) -> None:
+    """Columns as wide as they must be; `cut` says that the manager knows more rows."""
     cleaned = [tuple(clean(cell) for cell in row) for row in ([header] if header else []) + [*rows]]
     widths = [max(map(len, column)) for column in zip(*cleaned, strict=True)]
     for row in cleaned:
@@ -163,7 +164,7 @@ def _write_table(header: Row, rows: Sequence[Row], answer: wire.Answer) -> None:
         click.echo(line.rstrip())
     if not rows:
         click.echo("(none)")
-    if answer.cut:
+    if cut:
         click.echo("There are more; the manager sends no more rows in one answer.", err=True)
 
 

@@ -108,6 +108,13 @@ class Ask(Message, frozen=True, kw_only=True):
     id: IdStart = ""
 
 
+class Plan(Message, frozen=True, kw_only=True):
+    """What would become of this petition now? Nothing is kept; answered by `Planned`."""
+
+    BODY = "petition"
+    number: Count
+
+
 class Control(Message, frozen=True, kw_only=True):
     """A wish about workers; answered by `Controlled` of the same number."""
 
@@ -266,6 +273,41 @@ class Answer(Message, frozen=True, kw_only=True):
     done_images: Count = 0
 
 
+class PlannedWorker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one worker would do for a petition."""
+
+    worker: Name
+    #: How many of its images it would draw.
+    images: Count = 0
+    #: Expected seconds for one of them, and for loading its models before; 0 when these are loaded.
+    image_s: Seconds = 0.0
+    load_s: Seconds = 0.0
+    #: The times were learned from its own work, and are not a guess from others'.
+    known: bool = False
+    #: Files that it has not, for people: "vae 'x.safetensors'".
+    lacks: tuple[Name, ...] = ()
+    #: Why it would draw none, for people: "paused by ana".
+    reason: Text = ""
+
+
+class Planned(Message, frozen=True, kw_only=True):
+    """The answer to `Plan`: the placement if the petition were submitted now."""
+
+    number: Count
+    #: Why it would be refused; None when it could run.
+    error: ErrorInfo | None = None
+    #: Expected seconds to its end; 0 when not known.
+    eta_s: Seconds = 0.0
+    #: Images of other petitions that would stand before it.
+    ahead: Count = 0
+    #: Why nothing of it would run yet.
+    reason: Text = ""
+    #: One for each worker, by name.
+    workers: tuple[PlannedWorker, ...] = ()
+    #: More workers exist than fit one message.
+    cut: bool = False
+
+
 class ControlAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of a wish on one worker."""
 
@@ -300,9 +342,10 @@ CLIENT_TO_MANAGER: tuple[type[Message], ...] = (
     ResultSeen,
     ProgressSeen,
     Ask,
+    Plan,
     Control,
 )
 MANAGER_TO_CLIENT: tuple[type[Message], ...] = (
     *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Purged,
-    Answer, Controlled,
+    Answer, Planned, Controlled,
 )  # fmt: skip
