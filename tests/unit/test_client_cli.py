@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -742,6 +744,13 @@ WORKER = wire.WorkerFacts(
     files=3,
     running=(wire.Attempt("ab" * 16, 0, 1),),
     last_seen_s=40.0,
+    declared=wire.Declared(max_pixels=2_000_000),
+    speeds=(
+        wire.SpeedFacts(model="seen", pixels=262_144, load_s=9.0),
+        wire.SpeedFacts(model="m", pixels=262_144, step_s=0.2, image_s=4.2, load_s=3.0),
+        wire.SpeedFacts(model="n", pixels=262_144, step_s=0.4, image_s=9.2),
+    ),
+    max_pixels_learned=1_048_576,
 )
 ANSWER = wire.Answer(
     number=1,
@@ -753,7 +762,15 @@ ANSWER = wire.Answer(
     workers=(WORKER,),
     queue=(
         wire.QueuedPetition(
-            id="ab" * 16, state="queued", model="m", images=4, done=1, age_s=9000.0, reason="why"
+            id="ab" * 16,
+            state="queued",
+            model="m",
+            images=4,
+            done=1,
+            age_s=9000.0,
+            reason="why",
+            eta_s=75.0,
+            priority="high",
         ),
     ),
     software="sdistrib x",
@@ -761,6 +778,7 @@ ANSWER = wire.Answer(
     waiting_images=1,
     running_images=2,
     done_images=3,
+    eta_error=0.13,
 )
 
 
@@ -780,15 +798,16 @@ ANSWER = wire.Answer(
             ["workers"],
             [
                 "NAME   STATE      BACKEND  DEVICE  ENGINE  FILES  DONE  FAILED  LOADED"
-                "  WHY NO GRANTS",
-                "gpu 1  away 40 s  cuda     RTX     0.4.7   3      0     0       -       -",
+                "  SPEED                     UP TO             WHY NO GRANTS",
+                "gpu 1  away 40 s  cuda     RTX     0.4.7   3      0     0       -     "
+                "  4.2 s at 0.26 MP, m (+1)  1.05 MP (memory)  -",
             ],
         ),
         (
             ["queue"],
             [
-                "PETITION  STATE   MODEL  DONE  RUNNING  FAILED  AGE    WHY IT WAITS",
-                "abababab  queued  m      1/4   0        0       2.5 h  why",
+                "PETITION  STATE          MODEL  DONE  RUNNING  FAILED  AGE    ETA   WHY IT WAITS",
+                "abababab  queued (high)  m      1/4   0        0       2.5 h  75 s  why",
             ],
         ),
         (
@@ -797,6 +816,7 @@ ANSWER = wire.Answer(
                 "manager  sdistrib x, up 7 s",
                 "workers  1 away",
                 "images   1 waiting, 2 running, 3 done",
+                "times    the first estimates were off by 13% (median)",
             ],
         ),
     ],
@@ -806,6 +826,33 @@ def test_lists_are_tables(client, verb, lines):
     result = run("h", *verb)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        ({}, ("-", "-")),
+        ({"loaded": "n"}, ("12 s at 0.26 MP (+1)", "-")),
+        ({"loaded": "other"}, ("4.2 s at 0.26 MP, m (+1)", "-")),
+        ({"declared": wire.Declared(max_pixels=500_000)}, ("-", "0.50 MP")),
+        ({"declared": wire.Declared(max_pixels=1_000_000)}, ("-", "1.00 MP")),
+        ({"max_pixels_learned": 1_000_000}, ("-", "1.00 MP (memory)")),
+    ],
+)
+def test_a_worker_shows_how_fast_it_is_and_what_it_may(client, facts, shown):
+    speeds = (
+        wire.SpeedFacts(model="m", pixels=262_144, image_s=4.2),
+        wire.SpeedFacts(model="n", pixels=262_144, image_s=12.0),
+    )
+    if "declared" in facts:
+        facts = {**facts, "max_pixels_learned": 1_000_000}
+    known = {"speeds": speeds} if "loaded" in facts else {"speeds": ()}
+    worker = msgspec.structs.replace(
+        WORKER, **{"declared": wire.Declared(), "max_pixels_learned": 0, **known, **facts}
+    )
+    client.answer = wire.Answer(number=1, workers=(worker,))
+    cells = re.split(r" {2,}", run("h", "workers").stdout.splitlines()[1])
+    assert tuple(cells[-3:-1]) == shown
 
 
 def test_lists_as_json(client):
@@ -822,13 +869,18 @@ def test_lists_as_json(client):
     assert row["kind"] == "lora"
     (row,) = [json.loads(line) for line in run("h", "workers", "--json").stdout.splitlines()]
     assert row["engine"]["backend"] == "cuda"
+    assert row["max_pixels_learned"] == 1_048_576
+    assert row["speeds"][1] == {
+        "model": "m", "pixels": 262_144, "step_s": 0.2, "image_s": 4.2, "load_s": 3.0,
+    }  # fmt: skip
     assert row["running"] == [{"id": "ab" * 16, "index": 0, "number": 1}]
     (row,) = [json.loads(line) for line in run("h", "queue", "--json").stdout.splitlines()]
     assert (row["id"], row["running"]) == ("ab" * 16, 0)
+    assert (row["eta_s"], row["priority"]) == (75.0, "high")
     (row,) = [json.loads(line) for line in run("h", "status", "--json").stdout.splitlines()]
     assert row == {
         "software": "sdistrib x", "uptime_s": 7.0, "workers": {"away": 1}, "waiting_images": 1,
-        "running_images": 2, "done_images": 3,
+        "running_images": 2, "done_images": 3, "eta_error": 0.13,
     }  # fmt: skip
 
 

@@ -169,6 +169,11 @@ def rate(step_s: float) -> str:
     return f" {step_s:.2f} s/it" if step_s > 1 else f" {1 / step_s:.2f} it/s"
 
 
+def short_time(seconds: float) -> str:
+    """As `duration`, with tenths below ten seconds."""
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
 def duration(seconds: float) -> str:
     """Seconds below two minutes, else minutes, else hours."""
     if seconds < 120:

@@ -5,7 +5,7 @@ import click
 from sdistrib.errors import EXIT_OK
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
-from sdistrib_client.cli.display import Display, duration
+from sdistrib_client.cli.display import Display, short_time
 from sdistrib_client.cli.events_json import JsonLines
 from sdistrib_client.cli.lists import write_table
 from sdistrib_client.cli.report import clean, status_of
@@ -37,20 +37,16 @@ def _row(worker: wire.PlannedWorker) -> tuple[str, ...]:
     return (
         worker.worker,
         str(worker.images),
-        guess + _time(worker.image_s) if worker.image_s else "-",
-        guess + _time(worker.load_s) if worker.load_s else "-",
+        guess + short_time(worker.image_s) if worker.image_s else "-",
+        guess + short_time(worker.load_s) if worker.load_s else "-",
         ", ".join(worker.lacks) or "-",
         worker.reason or "-",
     )
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
-
-
 def _summary(planned: wire.Planned, images: int) -> str:
     """The last line: "4 pictures in about 12 s, 3 pictures ahead: why"."""
-    time = f"in about {_time(planned.eta_s)}" if planned.eta_s else "in a time not known yet"
+    time = f"in about {short_time(planned.eta_s)}" if planned.eta_s else "in a time not known yet"
     ahead = f", {planned.ahead} pictures ahead" if planned.ahead else ""
     why = f": {planned.reason}" if planned.reason else ""
     return f"{images} picture{'' if images == 1 else 's'} {time}{ahead}{why}"

@@ -36,6 +36,7 @@ from sdistrib.protocol.messages.client import (
     Refused,
     ResultSeen,
     Retry,
+    SpeedFacts,
     Submit,
     WorkerFacts,
 )
@@ -155,6 +156,7 @@ __all__ = [
     "Revoked",
     "Seconds",
     "Size",
+    "SpeedFacts",
     "Standing",
     "StandingState",
     "Started",

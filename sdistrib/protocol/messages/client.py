@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from sdistrib.errors import ErrorInfo
 from sdistrib.models import ModelFile
-from sdistrib.petitions import PetitionId, PetitionState
+from sdistrib.petitions import PetitionId, PetitionState, Priority
 from sdistrib.protocol.messages.shared import (
     BOTH,
     Attempt,
@@ -210,6 +210,18 @@ class FoundModel(msgspec.Struct, frozen=True, omit_defaults=True):
     conflict: bool = False
 
 
+class SpeedFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How fast a worker is with one model at one size, as learned from its work."""
+
+    model: Name
+    #: Pixels of one picture.
+    pixels: Count
+    #: Seconds for one sampling step, for a whole image as last asked, and for loading the model.
+    step_s: Seconds = 0.0
+    image_s: Seconds = 0.0
+    load_s: Seconds = 0.0
+
+
 class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One worker as the manager sees it."""
 
@@ -228,6 +240,10 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     #: Why it takes no grants, for people.
     reason: Text = ""
     declared: Declared = Declared()
+    #: What it has drawn, and how fast.
+    speeds: tuple[SpeedFacts, ...] = ()
+    #: Pixels that its memory was found to suffice for; 0 where none was found too many.
+    max_pixels_learned: Count = 0
 
 
 class QueuedPetition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -245,6 +261,9 @@ class QueuedPetition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ahead: Count = 0
     #: Why nothing of it runs.
     reason: Text = ""
+    #: Expected seconds to its end; 0 when not known.
+    eta_s: Seconds = 0.0
+    priority: Priority = "normal"
 
 
 class Purged(Message, frozen=True, kw_only=True):
@@ -271,6 +290,8 @@ class Answer(Message, frozen=True, kw_only=True):
     waiting_images: Count = 0
     running_images: Count = 0
     done_images: Count = 0
+    #: Median relative error of the first ETA of petitions that are done; 0 when not known.
+    eta_error: Annotated[float, Meta(ge=0.0)] = 0.0
 
 
 class PlannedWorker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
