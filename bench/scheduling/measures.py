@@ -119,15 +119,14 @@ def _work(log: Iterable[Entry]) -> tuple[Counter[str], float, float]:
 
 def _late(workload: Workload, log: Sequence[Entry]) -> float:
     """See `Measures.late_s`."""
-    able = {job: [b.name for b in workload.boxes if b.can(job)] for job in workload.jobs}
     worst_s = math.nan
     for place, entry in enumerate(log):
         job = entry.image.job
         if entry.what == "arrived" and job.client == workload.newcomer:
             busy = _busy(log[:place])
-            frees = [_free(log[place:], name) if name in busy else entry.at for name in able[job]]
-            began = next(e.at for e in log[place:] if e.what == "began" and e.image.job is job)
-            worst_s = max(began - min(frees), -math.inf if math.isnan(worst_s) else worst_s)
+            first = next(e for e in log[place:] if e.what == "began" and e.image.job is job)
+            free_at = _free(log[place:], first.box) if first.box in busy else entry.at
+            worst_s = max(first.at - free_at, -math.inf if math.isnan(worst_s) else worst_s)
     return worst_s
 
 
@@ -152,12 +151,15 @@ def _passed(boxes: Iterable[Box], log: Iterable[Entry], *, heads: bool) -> float
     by_name = {box.name: box for box in boxes}
     waiting: dict[Job, set[int]] = {}
     since: dict[Job, float] = {}
+    drawn: set[Image] = set()
     worst_s = 0.0
     for entry in log:
         job = entry.image.job
         if entry.what == "arrived":
             waiting[job] = set(range(job.images))
-        elif entry.what in ("dropped", "lost") and entry.image.number < job.images:
+        elif entry.what == "finished":
+            drawn.add(entry.image)
+        elif entry.what in ("dropped", "lost") and _waits_again(entry.image, drawn):
             waiting.setdefault(job, set()).add(entry.image.number)
             waiting = dict(sorted(waiting.items(), key=lambda item: item[0].id))
         elif entry.what == "began":
@@ -169,6 +171,11 @@ def _passed(boxes: Iterable[Box], log: Iterable[Entry], *, heads: bool) -> float
             if not left:
                 waiting.pop(job, None)
     return worst_s
+
+
+def _waits_again(image: Image, drawn: set[Image]) -> bool:
+    """Somebody asked for it, and no second copy of it came first."""
+    return image.number < image.job.images and image not in drawn
 
 
 def _older(waiting: Mapping[Job, set[int]], job: Job, box: Box, *, heads: bool) -> Iterable[Job]:

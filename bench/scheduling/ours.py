@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from bench.scheduling.farm import Image, Job, Workload
 from bench.scheduling.policy import Abandon, Grant, Guesses, Order, Revoke, SeenBox
+from sdistrib_manager.scheduler import policy as scheduling
 from sdistrib_manager.scheduler import work
 from sdistrib_manager.scheduler.costs import Known, Sample
-from sdistrib_manager.scheduler.policy import Give, Race, Scheduler, TakeBack
-from sdistrib_manager.scheduler.policy import Policy as Choice
 
 #: How often the manager looks again though nothing happens.
 _REVIEW_S = 1.0
@@ -49,9 +49,10 @@ class Ours:
     always_reloads = False
     delivers_together = False
 
-    def __init__(self, workload: Workload, choice: Choice | None = None) -> None:
-        self._true = {box.name: box for box in workload.boxes}
-        self._scheduler = Scheduler(choice)
+    def __init__(self, workload: Workload, choice: scheduling.Policy | None = None) -> None:
+        self._speeds = {box.name: box for box in workload.boxes}
+        self._true: dict[str, Job] = {}
+        self._scheduler = scheduling.Scheduler(choice)
         self._boxes: dict[str, _Box] = {}
         self._jobs: dict[Job, work.Job] = {}
         self._waiting: dict[Job, list[int]] = {}
@@ -77,9 +78,9 @@ class Ours:
             arrived_at=now,
             priority=work.PRIORITIES[job.priority],
         )
-        self._jobs[job] = made
+        self._jobs[job], self._true[made.id] = made, job
         self._waiting[job] = list(range(job.images))
-        self._scheduler.arrive(made, job.images, now)
+        self._scheduler.arrive(made, job.images)
 
     def began(self, now: float, box: str, image: Image) -> None:
         held = self._boxes[box].held[image]
@@ -88,10 +89,11 @@ class Ours:
         if self._boxes[box].context != held.job.context:
             held.expected_s += self._scheduler.costs.load_s(box, held.job)
         self._boxes[box].context = image.job.context
+        self._scheduler.begun(held.job, held.expected_s, now)
 
     def finished(self, now: float, box: str, image: Image, load_s: float, draw_s: float) -> None:
         self._boxes[box].held.pop(image, None)
-        true = self._true[box]
+        true = self._speeds[box]
         part = true.decode_s * image.job.squares / true.draw_s(image.job)
         sample = Sample(load_s, draw_s * (1 - part), draw_s * part)
         self._scheduler.costs.learn(box, self._jobs[image.job], sample)
@@ -110,44 +112,49 @@ class Ours:
         if image in self._done or any(image in box.held for box in self._boxes.values()):
             return
         self._waiting[image.job].insert(0, image.number)
-        self._scheduler.put_back(self._jobs[image.job], now)
+        self._scheduler.lines.change(self._jobs[image.job], 1)
 
     def decide(self, now: float) -> Iterable[Order]:
-        for box in self._boxes.values():
-            for image in list(box.held):
-                if image in self._done:
-                    if box.held.pop(image).begun_at is None:
-                        yield Revoke(box.name, image)
-                    else:
-                        yield Abandon(box.name, image)
-        true = {made.id: job for job, made in self._jobs.items()}
-        boxes: list[work.Box] = list(self._boxes.values())
-        for order in self._scheduler.orders(
-            now, boxes, lambda b, j: self._boxes[b.name].seen.can(true[j.id]), lambda b, h: True
-        ):
-            yield from self._carry_out(now, order, true)
+        yield from self._losers()
+        boxes = list(self._boxes.values())
+        for order in self._scheduler.orders(now, boxes, able=self._able, fits=_fits):
+            yield self._carry_out(now, order)
         self._review_at = now + _REVIEW_S
 
-    def _carry_out(self, now, order, true):
+    def _losers(self) -> Iterable[Order]:
+        """Second copies of pictures that have come."""
+        for box in self._boxes.values():
+            for image in [image for image in box.held if image in self._done]:
+                begun = box.held.pop(image).begun_at is not None
+                yield Abandon(box.name, image) if begun else Revoke(box.name, image)
+
+    def _able(self, box: _Box, made: work.Job) -> bool:
+        return box.seen.can(self._true[made.id])
+
+    def _carry_out(self, now: float, order: scheduling.Order[_Box]) -> Order:
         match order:
-            case Give(box, made, expected_s):
-                job = true[made.id]
+            case scheduling.Give(box, made, expected_s):
+                job = self._true[made.id]
                 image = Image(job, self._waiting[job].pop(0))
-                self._boxes[box.name].held[image] = _Held(image, made, expected_s)
-                self._scheduler.granted(made, expected_s, now)
-                yield Grant(box.name, image)
-            case TakeBack(box, held):
-                held.revoking = True
-                yield Revoke(box.name, held.image)
-            case Race(box, held, expected_s):
-                held.alone = True
-                self._boxes[box.name].held[held.image] = _Held(
-                    held.image, held.job, expected_s, alone=True
-                )
-                yield Grant(box.name, held.image)
+                box.held[image] = _Held(image, made, expected_s)
+                self._scheduler.lines.change(made, -1)
+                return Grant(box.name, image)
+            case scheduling.TakeBack(box, held):
+                mine = cast(_Held, held)
+                mine.revoking = True
+                return Revoke(box.name, mine.image)
+            case scheduling.Race(box, held, expected_s):
+                mine = cast(_Held, held)
+                mine.alone = True
+                box.held[mine.image] = _Held(mine.image, mine.job, expected_s, alone=True)
+                return Grant(box.name, mine.image)
 
     def wake_at(self) -> float | None:
         return self._review_at
+
+
+def _fits(_box: _Box, _held: work.Held) -> bool:
+    return True
 
 
 def make(workload: Workload) -> Ours:

@@ -16,6 +16,7 @@ from sdistrib.transport import CLIENT_PORT, WORKER_PORT, Address, Router, zmq_co
 from sdistrib.version import SOFTWARE, VERSION
 from sdistrib_manager.events import Port
 from sdistrib_manager.loop import Loop
+from sdistrib_manager.scheduler.policy import OVERTAKEN_S
 from sdistrib_manager.state import Settings
 from sdistrib_manager.storage import Storage, open_folder, open_memory
 
@@ -90,6 +91,14 @@ _STORE_ADVICE = (
     help="After a start, images that a worker was drawing wait this long for it to come back.",
 )
 @click.option(
+    "--overtaken-max",
+    default=OVERTAKEN_S,
+    show_default=True,
+    type=click.FloatRange(0, 24 * 3600),
+    metavar="SECONDS",
+    help="A petition may be overtaken for so long by others whose model a worker has loaded.",
+)
+@click.option(
     "--store",
     "store",
     default="sqlite",
@@ -129,6 +138,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option, as click has it
     suspect_after: float,
     gone_after: float,
     restart_grace: float,
+    overtaken_max: float,
     store: str,
     state: Path | None,
     retention_hours: float,
@@ -150,6 +160,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option, as click has it
             suspect_s=suspect_after,
             gone_s=gone_after,
             restart_grace_s=restart_grace,
+            overtaken_s=overtaken_max,
             retention_s=retention_hours * 3600,
             retention_bytes=retention_bytes if store == "sqlite" else 0,
         )

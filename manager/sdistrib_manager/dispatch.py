@@ -25,7 +25,10 @@ def schedule(state: State) -> None:
     state.schedule_due = False
     grants: list[tuple[Worker, Entry, list[wire.Attempt]]] = []
     for order in state.scheduler.orders(
-        state.now, open_workers(state), lambda worker, job: able(state, worker, job)
+        state.now,
+        open_workers(state),
+        able=lambda worker, job: able(state, worker, job),
+        fits=lambda worker, held: _fits(state, worker, held),
     ):
         match order:
             case Give(worker, job, _):
@@ -38,11 +41,17 @@ def schedule(state: State) -> None:
             case TakeBack(worker, held):
                 lease = cast(Lease, held)
                 lease.revoking = True
+                _send(state, grants)
                 state.tell_worker(worker, wire.Revoke(attempt=lease.attempt))
             case Race(worker, held, _):
                 _race(state, worker, held)
+    _send(state, grants)
+
+
+def _send(state: State, grants: list[tuple[Worker, Entry, list[wire.Attempt]]]) -> None:
     for worker, entry, attempts in grants:
         state.tell_worker(worker, wire.Grant(attempts=tuple(attempts)), entry.body)
+    grants.clear()
 
 
 def open_workers(state: State) -> list[Worker]:
@@ -59,6 +68,13 @@ def able(state: State, worker: Worker, job: Job) -> bool:
     return not entry.again or _index_for(state, worker, entry) is not None
 
 
+def _fits(state: State, worker: Worker, held: Held) -> bool:
+    """The image did not fail on this worker."""
+    lease = cast(Lease, held)
+    entry = state.queue.entries[lease.attempt.id]
+    return not outcome.avoids(state, entry, lease.attempt.index, worker)
+
+
 def _index_for(state: State, worker: Worker, entry: Entry) -> int | None:
     """The first waiting image that should not rather go to another worker."""
     for place, index in enumerate(entry.waiting()):
@@ -73,9 +89,7 @@ def _give(state: State, worker: Worker, entry: Entry) -> wire.Attempt:
     index = _index_for(state, worker, entry)
     assert index is not None  # noqa: S101 - the scheduler asked `able`
     image = entry.image(index)
-    expected_s = state.scheduler.costs.image_s(worker.name, entry.job)
     state.take(entry, index)
-    state.scheduler.shares.charge(entry.job.client, expected_s, state.now)
     _pin(state, worker, entry)
     lease = _issue(state, worker, entry, image)
     lease.alone = bool(image.failures)
@@ -125,6 +139,7 @@ def begun(state: State, worker: Worker, lease: Lease) -> None:
     if worker.context != lease.job.context:
         lease.expected_s += costs.load_s(worker.name, lease.job)
     worker.context = cast(str, lease.job.context)
+    state.scheduler.begun(lease.job, lease.expected_s, state.now)
 
 
 def stepped(state: State, worker: Worker, lease: Lease, step: wire.Step) -> None:

@@ -17,6 +17,9 @@ from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import ForgetWorker, WorkerRow
 from sdistrib_manager.state import State
 
+#: After these the engine is a new one, with nothing loaded.
+_DEATHS = frozenset({"engine_crashed", "engine_hung", "out_of_memory"})
+
 
 def on_message(state: State, route: bytes, message: wire.Message, body: Buffer) -> None:
     """A worker said something.
@@ -159,6 +162,8 @@ def _failed(state: State, worker: Worker, failed: wire.Failed, _: Buffer) -> Non
         outcome.attempt_lost(state, entry, image, worker, began=False)
         return
     worker.failed += 1
+    if failed.error.code in _DEATHS:
+        worker.context = None
     if failed.error.code == "out_of_memory":
         worker.lower_ceiling(lease.job)
     error = _placed(failed.error, worker, failed.attempt)

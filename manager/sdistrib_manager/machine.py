@@ -36,6 +36,7 @@ from sdistrib_manager.events import (
 )
 from sdistrib_manager.restore import end_grace, restore
 from sdistrib_manager.rows import Snapshot
+from sdistrib_manager.scheduler.policy import Policy, Scheduler
 from sdistrib_manager.state import Settings, State
 
 
@@ -45,7 +46,13 @@ class Manager:
     def __init__(
         self, settings: Settings, now: float, wall: float = 0.0, kept: Snapshot | None = None
     ) -> None:
-        self.state = State(settings, started_at=now, now=now, wall=wall)
+        self.state = State(
+            settings,
+            started_at=now,
+            now=now,
+            wall=wall,
+            scheduler=Scheduler(Policy(overtaken_s=settings.overtaken_s)),
+        )
         if kept is not None:
             restore(self.state, kept)
 

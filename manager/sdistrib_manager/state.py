@@ -16,7 +16,7 @@ from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Queue
 from sdistrib_manager.roster import Roster, Steering, Worker
 from sdistrib_manager.rows import ImageRow, IssuedRow, PetitionStateRow, Row, Tombstone
-from sdistrib_manager.scheduler.policy import Scheduler
+from sdistrib_manager.scheduler.policy import OVERTAKEN_S, Scheduler
 
 
 @dataclass(slots=True)
@@ -38,6 +38,8 @@ class Settings:
     retention_s: float = limits.RETENTION_S
     #: Pictures that clients have seen are kept up to this many bytes, the newest longest.
     retention_bytes: int = 0
+    #: Nobody is overtaken for longer for the sake of what a worker has loaded.
+    overtaken_s: float = OVERTAKEN_S
     #: After a start, images leased before it wait this long for their worker to report.
     restart_grace_s: float = limits.RESTART_GRACE_S
     #: After this silence a worker's images may be given to others.
@@ -191,30 +193,30 @@ class State:
         # The wall clock decides nothing but this place among petitions that waited over a restart.
         age_s = min(max(0.0, self.wall - entry.accepted_wall), limits.REMEMBER_WORKER_S)
         entry.job.arrived_at = self.now - age_s
-        self.scheduler.arrive(entry.job, entry.waiting_count, self.now)
+        self.scheduler.arrive(entry.job, entry.waiting_count)
 
     def take(self, entry: Entry, index: int) -> None:
         """The image waits no more."""
         entry.take(index)
-        self.scheduler.lines.change(entry.job, -1, self.now)
+        self.scheduler.lines.change(entry.job, -1)
 
     def take_all(self, entry: Entry) -> list[int]:
         """No image of the petition waits any more; those that did."""
         taken = entry.take_all()
-        self.scheduler.lines.change(entry.job, -len(taken), self.now)
+        self.scheduler.lines.change(entry.job, -len(taken))
         return taken
 
     def put_back(self, entry: Entry, index: int) -> None:
         """A granted image waits again."""
         entry.put_back(index)
-        self.scheduler.lines.change(entry.job, 1, self.now)
+        self.scheduler.lines.change(entry.job, 1)
 
     def change_kind(self, entry: Entry, kind: Kind) -> None:
         """Other workers than before can draw the petition."""
         waiting = entry.job.waiting
-        self.scheduler.lines.change(entry.job, -waiting, self.now)
+        self.scheduler.lines.change(entry.job, -waiting)
         entry.job.kind = kind
-        self.scheduler.lines.change(entry.job, waiting, self.now)
+        self.scheduler.lines.change(entry.job, waiting)
 
     def touch(self, entry: Entry) -> None:
         """The petition's progress changed."""

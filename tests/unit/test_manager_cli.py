@@ -40,11 +40,13 @@ def test_without_options_a_manager_keeps_to_the_limits(
 def test_each_option_reaches_its_setting(started: list[Settings], tmp_path: Path) -> None:
     result = typed(
         "--state", str(tmp_path), "--retries", "0", "--suspect-after", "10", "--gone-after", "60",
-        "--restart-grace", "0", "--retention-hours", "0.5", "--retention-bytes", "7",
+        "--restart-grace", "0", "--overtaken-max", "9",
+        "--retention-hours", "0.5", "--retention-bytes", "7",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     (found,) = started
     assert (found.attempts_max, found.suspect_s, found.gone_s) == (1, 10.0, 60.0)
+    assert found.overtaken_s == 9.0
     assert (found.restart_grace_s, found.retention_s, found.retention_bytes) == (0.0, 1800.0, 7)
 
 

@@ -4,7 +4,6 @@ import pytest
 
 from sdistrib import limits
 from sdistrib.protocol import messages as wire
-
 from tests.support.farm import Client, Farm, Worker
 
 

@@ -19,6 +19,8 @@ from sdistrib_manager.scheduler.work import Job
 _PASSING_S = 1.0
 #: Petitions of one line that are looked at when the head is not for a box.
 _LOOK = 8
+#: The round of first images: before all others.
+_FIRST = -1
 
 
 class Key(NamedTuple):
@@ -54,7 +56,11 @@ class Line:
         """A petition has waiting images, and had none."""
         queue = self._clients.setdefault(job.client, [])
         insort(queue, _place(job))
-        if queue[0][-1] is job:
+        self.place(job)
+
+    def place(self, job: Job) -> None:
+        """The petition may go earlier than before."""
+        if self._clients[job.client][0][-1] is job:
             heapq.heappush(self._turns, (self._key(job), job.client))
             self._stands[job.client] = self._stands.get(job.client, 0) + 1
 
@@ -99,7 +105,7 @@ class Line:
         return self._passed[0] if self._passed else None
 
     def _key(self, job: Job) -> Key:
-        return Key(job.priority, self._shares.round(job.client), job.due, job.number)
+        return _key(self._shares, job)
 
 
 class Lines:
@@ -113,7 +119,7 @@ class Lines:
         """The line that the job stands in, if anything of it waits."""
         return self._lines.get(_key_of(job))
 
-    def change(self, job: Job, images: int, now: float) -> None:
+    def change(self, job: Job, images: int) -> None:
         """So many more (or fewer) of the job's images wait."""
         if not images:
             return
@@ -121,14 +127,21 @@ class Lines:
         if line is None:
             line = self._lines[_key_of(job)] = Line(job.context, self._shares)
         before, job.waiting = job.waiting, job.waiting + images
-        self._shares.wait(job.client, images, now)
+        self._shares.wait(job.client, images)
         line.images += images
         if not before and job.waiting:
             line.add(job)
         elif before and not job.waiting:
             line.remove(job)
+        elif images > 0 and job.new:
+            line.place(job)
         if not line.images:
             del self._lines[_key_of(job)]
+
+    def key(self, job: Job) -> Key:
+        """The place in fair order of what is in somebody's hands and has not begun."""
+        round_ = _FIRST if job.new else self._shares.round(job.client)
+        return Key(job.priority, round_, job.due, job.number)
 
     def heads(self) -> list[tuple[Key, Job, Line]]:
         """The head of each line, in fair order."""
@@ -139,6 +152,12 @@ class Lines:
                 found.append((*head, line))
         found.sort(key=lambda one: one[0])
         return found
+
+
+def _key(shares: Shares, job: Job) -> Key:
+    # With one image of it in somebody's hands, the others are as anybody's.
+    first = job.new and job.waiting == job.images
+    return Key(job.priority, _FIRST if first else shares.round(job.client), job.due, job.number)
 
 
 def _key_of(job: Job) -> Hashable:

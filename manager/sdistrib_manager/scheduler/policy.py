@@ -10,6 +10,7 @@ which can be taken back until they begin. A box that finds nothing to do takes b
 holds and has not begun, or races the last images of a slower one.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -19,13 +20,17 @@ from sdistrib_manager.scheduler.lines import Key, Line, Lines
 from sdistrib_manager.scheduler.shares import QUANTUM_S, Shares
 from sdistrib_manager.scheduler.work import Box, Held, Job
 
+#: Nobody is overtaken for longer, unless a load takes more than half of it.
+OVERTAKEN_S = 60.0
 #: A box may hold one image beside the running one, and more while all of them take no longer.
-HOLD_S = 10.0
+HOLD_S = 2.0
 #: ... but never more than this many.
 HOLD_MAX = 16
 _HOLD_MIN = 2
 #: A race or a taking back must win at least this part of the image's time.
 _GAIN = 0.1
+#: A box is asked to give something back at most this often.
+_ASK_S = 1.0
 #: Ends that differ by less than this part of an image are equal.
 _ROUNDING = 1e-9
 
@@ -64,7 +69,7 @@ class Policy:
     """What an operator may choose."""
 
     #: Nobody is overtaken for the sake of a loaded context for longer than this,
-    overtaken_s: float = 60.0
+    overtaken_s: float = OVERTAKEN_S
     #: or than this many times the load it waits for.
     overtaken_loads: float = 2.0
     #: A further copy of a context is loaded when that would pay were the load so much longer. A
@@ -94,6 +99,8 @@ class Scheduler:
         self.costs = costs or Costs()
         self.shares = Shares(self.policy.quantum_s)
         self.lines = Lines(self.shares)
+        #: When each box was last asked for something back.
+        self.asked: dict[str, float] = {}
 
     def orders(
         self,
@@ -112,19 +119,21 @@ class Scheduler:
         """
         return _Turn(self, now, boxes, able, fits).orders()
 
-    def arrive(self, job: Job, images: int, now: float) -> None:
+    def arrive(self, job: Job, images: int) -> None:
         """A petition with so many waiting images."""
         job.due = job.arrived_at + self.policy.stretch * images * self.costs.typical_s(job)
-        self.lines.change(job, images, now)
+        job.new, job.newcomer = self.shares.arrive(job.client, job.arrived_at)
+        job.images = images
+        self.lines.change(job, images)
 
-    def granted(self, job: Job, expected_s: float, now: float) -> None:
-        """One more of the job's images is in somebody's hands."""
-        self.lines.change(job, -1, now)
+    def begun(self, job: Job, expected_s: float, now: float) -> None:
+        """An engine turned to an image of the job: its client is served."""
+        job.new = False
         self.shares.charge(job.client, expected_s, now)
 
-    def put_back(self, job: Job, now: float) -> None:
-        """One of its images waits again."""
-        self.lines.change(job, 1, now)
+
+#: The head of a line: its place in fair order, and the line.
+_Head = tuple[Key, Job, Line]
 
 
 class _Turn(Generic[_B]):
@@ -142,6 +151,7 @@ class _Turn(Generic[_B]):
         self._costs = scheduler.costs
         self._policy = scheduler.policy
         self._lines = scheduler.lines
+        self._asked = scheduler.asked
         self._boxes = boxes
         self._able = able
         self._fits = fits
@@ -149,12 +159,13 @@ class _Turn(Generic[_B]):
 
     def orders(self) -> Iterator[Order[_B]]:
         while (give := self._next()) is not None:
-            line = self._lines.of(give.job)
-            self._mark_passed(give, line)
+            self._mark_passed(give)
             yield give
             self._outlook[give.box] = self._look(give.box)
-        idle = [box for box in self._boxes if not self._outlook[box].held]
-        for box in idle:
+        yield from self._make_way()
+        # Each image that is coming back feeds one of them.
+        coming = sum(held.revoking for box in self._boxes for held in box.holds)
+        for box in [box for box in self._boxes if not self._outlook[box].held][coming:]:
             yield from self._help(box)
 
     # --- boxes ------------------------------------------------------------------------------
@@ -188,6 +199,9 @@ class _Turn(Generic[_B]):
             end += self._policy.copy_cost * self._costs.load_s(box.name, job)
         return end
 
+    def _has_context(self, box: _B, job: Job) -> bool:
+        return self._outlook[box].context == job.context
+
     def _is_held(self, context: Hashable) -> bool:
         """Some box has it, or will."""
         return any(look.context == context for look in self._outlook.values())
@@ -207,41 +221,97 @@ class _Turn(Generic[_B]):
 
     def _next(self) -> Give[_B] | None:
         heads = self._lines.heads()
-        if not heads:
-            return None
         idle = [box for box in self._boxes if not self._outlook[box].held]
+        kept = self._kept_for(heads)
         for priority in sorted({key.priority for key, _, _ in heads}):
             of_it = [one for one in heads if one[0].priority == priority]
-            give = idle and (self._overdue(of_it, idle) or self._loaded(of_it, idle))
-            give = give or (idle and self._fresh(of_it, idle)) or self._behind(of_it)
+            give = idle and (
+                self._urgent(of_it, idle) or self._loaded(of_it, idle) or self._fresh(of_it, idle)
+            )
+            give = give or self._behind(of_it, kept)
             if give:
                 return give
         return None
 
-    def _overdue(self, heads: list[tuple[Key, Job, Line]], idle: list[_B]) -> Give[_B] | None:
-        """The line that was overtaken for longest, if that is too long; and newcomers."""
-        waiting = []
-        for key, job, line in heads:
-            since = line.overtaken_since(job)
-            if key.round < 0:
-                waiting.append((0.0, key, line))
-            elif since is not None:
-                waiting.append((since, key, line))
-        for since, key, line in sorted(waiting, key=lambda one: one[:2]):
-            boxes = [box for box in idle if key.round < 0 or self._is_overdue(since, line, box)]
-            give = self._best(line, boxes)
+    def _is_urgent(self, head: _Head, box: _B) -> bool:
+        """Of a newcomer, or overtaken for too long: it does not wait for what the box has."""
+        key, job, line = head
+        if key.round < 0 and job.newcomer:
+            return True
+        since = line.overtaken_since(job)
+        if since is None:
+            return False
+        load_s = self._costs.load_s(box.name, job)
+        bound_s = max(self._policy.overtaken_s, self._policy.overtaken_loads * load_s)
+        return self._now - since >= bound_s
+
+    def _urgent(self, heads: list[_Head], idle: list[_B]) -> Give[_B] | None:
+        """Newcomers, then the line that was overtaken for longest if that is too long."""
+        for head in sorted(heads, key=_urgency):
+            boxes = [box for box in idle if self._is_urgent(head, box)]
+            give = self._best(head[2], boxes)
             if give is not None:
                 return give
         return None
 
-    def _is_overdue(self, since: float, line: Line, box: Box) -> bool:
-        head = line.head()
-        assert head is not None  # noqa: S101
-        load_s = self._costs.load_s(box.name, head[1])
-        bound_s = max(self._policy.overtaken_s, self._policy.overtaken_loads * load_s)
-        return self._now - since >= bound_s
+    def _kept_for(self, heads: list[_Head]) -> dict[_B, _Head]:
+        """Busy boxes that shall be handed nothing more: each is the first to be free for an
+        urgent line that it must load for."""
+        kept: dict[_B, _Head] = {}
+        for head in heads:
+            boxes = [b for b in self._boxes if b not in kept and self._able(b, head[1])]
+            first = min(boxes, key=lambda box: self._reckoned(box, head[1]), default=None)
+            if first is None or not self._outlook[first].held:
+                continue
+            if self._is_urgent(head, first):
+                kept[first] = head
+        return kept
 
-    def _loaded(self, heads: list[tuple[Key, Job, Line]], idle: list[_B]) -> Give[_B] | None:
+    def _make_way(self) -> Iterator[Order[_B]]:
+        """What waits on a box before somebody of better right is taken back if it can be.
+
+        Only where the other would then be handed to that box, so that nothing goes to and fro.
+        """
+        heads = self._lines.heads()
+        kept = self._kept_for(heads)
+        for head in heads:
+            boxes = [
+                box
+                for box in self._boxes
+                if (kept[box] == head if box in kept else self._has_context(box, head[1]))
+                and self._able(box, head[1])
+            ]
+            if boxes and not any(held.revoking for box in boxes for held in box.holds):
+                best = min(boxes, key=lambda box: self._end_before(box, head))
+                yield from self._take_back_others(best, head)
+
+    def _end_before(self, box: _B, head: _Head) -> float:
+        """When the box would have finished the head of a line if all that gives way did so."""
+        job = head[1]
+        way_s = sum(self._left_s(box, held) for held in box.holds if self._gives_way(held, head))
+        return self._reckoned(box, job) - way_s
+
+    def _gives_way(self, held: Held, head: _Head) -> bool:
+        """Not begun, and of a lower priority, or in the way of a newcomer."""
+        key = self._lines.key(held.job)
+        other = key.priority > head[0].priority or head[0].round < 0 <= key.round
+        return held.begun_at is None and not held.revoking and other
+
+    def _take_back_others(self, box: _B, head: _Head) -> Iterator[Order[_B]]:
+        way = [held for held in box.holds if self._gives_way(held, head)]
+        if way and self._may_ask(box):
+            for held in way:
+                yield TakeBack(box, held)
+
+    def _may_ask(self, box: _B) -> bool:
+        """Not more often than this, lest anything go to and fro without end."""
+        asked_at = self._asked.get(box.name, -math.inf)
+        if self._now - asked_at < _ASK_S:
+            return False
+        self._asked[box.name] = self._now
+        return True
+
+    def _loaded(self, heads: list[_Head], idle: list[_B]) -> Give[_B] | None:
         """An idle box goes on with what it has loaded."""
         for _, job, line in heads:
             boxes = [box for box in idle if self._outlook[box].context == job.context]
@@ -250,7 +320,7 @@ class _Turn(Generic[_B]):
                 return give
         return None
 
-    def _fresh(self, heads: list[tuple[Key, Job, Line]], idle: list[_B]) -> Give[_B] | None:
+    def _fresh(self, heads: list[_Head], idle: list[_B]) -> Give[_B] | None:
         """An idle box loads something else, where that pays."""
         for _, _, line in heads:
             give = self._best(line, idle)
@@ -258,11 +328,17 @@ class _Turn(Generic[_B]):
                 return give
         return None
 
-    def _behind(self, heads: list[tuple[Key, Job, Line]]) -> Give[_B] | None:
+    def _behind(self, heads: list[_Head], kept: dict[_B, _Head]) -> Give[_B] | None:
         """A box that draws is handed the next image of the same context."""
-        for _, job, line in heads:
-            boxes = [b for b in self._boxes if self._outlook[b].held and self._has_room(b, job)]
-            give = self._best(line, boxes)
+        for head in heads:
+            boxes = [
+                box
+                for box in self._boxes
+                if self._outlook[box].held
+                and self._has_room(box, head[1])
+                and kept.get(box, head) == head
+            ]
+            give = self._best(head[2], boxes)
             if give is not None:
                 return give
         return None
@@ -316,15 +392,13 @@ class _Turn(Generic[_B]):
                 break
         return count
 
-    def _mark_passed(self, give: Give[_B], line: Line | None) -> None:
+    def _mark_passed(self, give: Give[_B]) -> None:
         """Who stands before this job in fair order and could have had the box was passed."""
-        head = line.head() if line is not None else None
-        if head is None:
-            return
-        for key, job, other in self._lines.heads():
-            if key >= head[0]:
+        line = self._lines.of(give.job)
+        for _, job, other in self._lines.heads():
+            if other is line:
                 break
-            if other is not line and self._able(give.box, job):
+            if self._able(give.box, job):
                 other.passed(self._now)
 
     # --- idle boxes -------------------------------------------------------------------------
@@ -339,9 +413,9 @@ class _Turn(Generic[_B]):
             for held in other.holds:
                 job = held.job
                 at += self._left_s(other, held)
-                if held.revoking or not self._able(box, job):
+                if held.revoking or not (self._able(box, job) and self._fits(box, held)):
                     continue
-                gain = at - self._end(box, job)
+                gain = at - self._reckoned(box, job)
                 if held.begun_at is not None and not self._may_race(box, held):
                     continue
                 if gain > _GAIN * self._costs.image_s(box.name, job) and (
@@ -352,7 +426,8 @@ class _Turn(Generic[_B]):
             return
         _, other, held = best
         if held.begun_at is None:
-            yield TakeBack(other, held)
+            if self._may_ask(other):
+                yield TakeBack(other, held)
         else:
             look = self._outlook[box]
             yield Race(box, held, self._end(box, held.job) - look.ready_at)
@@ -365,3 +440,9 @@ class _Turn(Generic[_B]):
 
     def _may_race(self, box: _B, held: Held) -> bool:
         return held.job.hedge and not held.alone and box.context in (None, held.job.context)
+
+
+def _urgency(head: _Head) -> tuple[bool, float, Key]:
+    key, job, line = head
+    since = line.overtaken_since(job)
+    return key.round >= 0, since if since is not None else math.inf, key

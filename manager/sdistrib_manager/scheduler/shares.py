@@ -19,15 +19,13 @@ CLIENTS_MAX = 10_000
 class _Share:
     """What one client got."""
 
-    __slots__ = ("new", "served_at", "served_s", "waiting")
+    __slots__ = ("served_at", "served_s", "waiting")
 
     def __init__(self, served_s: float) -> None:
         self.served_s = served_s
         self.served_at = float("-inf")
         #: Its images that wait.
         self.waiting = 0
-        #: It came from nothing, and nothing of it was handed out yet.
-        self.new = False
 
 
 class Shares:
@@ -39,31 +37,32 @@ class Shares:
         #: The round of the day: the furthest that anybody has got.
         self._day = 0
 
-    def wait(self, client: str, images: int, now: float) -> None:
-        """So many more (or fewer) of the client's images wait."""
+    def arrive(self, client: str, now: float) -> tuple[bool, bool]:
+        """A petition of the client comes: had it nothing waiting, and is it a newcomer?"""
         share = self._shares.get(client)
         if share is None:
             self._tidy()
             share = self._shares[client] = _Share(self._day * self._quantum_s)
-        if not share.waiting and images > 0:
-            share.served_s = max(share.served_s, self._day * self._quantum_s)
-            share.new = now - share.served_at > NEWCOMER_S
-        share.waiting += images
+        if share.waiting:
+            return False, False
+        share.served_s = max(share.served_s, self._day * self._quantum_s)
+        return True, now - share.served_at > NEWCOMER_S
+
+    def wait(self, client: str, images: int) -> None:
+        """So many more (or fewer) of the client's images wait."""
+        self._shares[client].waiting += images
 
     def round(self, client: str) -> int:
-        """The round the client is in; the smaller goes first, a newcomer before everybody."""
+        """The round the client is in; the smaller goes first."""
         share = self._shares[client]
-        if share.new:
-            return -1
         return max(0, int(share.served_s // self._quantum_s), self._day - _BEHIND_MAX)
 
     def charge(self, client: str, seconds: float, now: float) -> None:
-        """The client is handed this much work; negative: it was taken back."""
-        share = self._shares[client]
-        if seconds > 0:
-            share.new, share.served_at = False, now
-            self._day = max(self._day, self.round(client))
+        """A box works so long for the client."""
+        share = self._shares.setdefault(client, _Share(self._day * self._quantum_s))
+        share.served_at = now
         least_s = (self._day - _BEHIND_MAX) * self._quantum_s
+        self._day = max(self._day, int(share.served_s // self._quantum_s))
         share.served_s = max(share.served_s, least_s) + seconds
 
     def _tidy(self) -> None:

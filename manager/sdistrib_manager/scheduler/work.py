@@ -41,6 +41,13 @@ class Job:
     due: float = 0.0
     #: Images that nobody works on.
     waiting: int = 0
+    #: Its client had nothing waiting, and nothing of it has begun: its first image goes before all
+    #: of equal priority.
+    new: bool = False
+    #: Its client had nothing drawn for a while: that image waits for no loaded context either.
+    newcomer: bool = False
+    #: Images that waited when it came.
+    images: int = 0
 
 
 class Held(Protocol):
