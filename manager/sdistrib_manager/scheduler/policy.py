@@ -17,6 +17,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
 from sdistrib_manager.scheduler.lines import Key, Line, Lines
+from sdistrib_manager.scheduler.outlook import outlook
 from sdistrib_manager.scheduler.shares import QUANTUM_S, Shares
 from sdistrib_manager.scheduler.work import Box, Held, Job
 
@@ -78,17 +79,6 @@ class Policy:
     quantum_s: float = QUANTUM_S
     #: A petition is due this many times its own length after it came.
     stretch: float = 5.0
-
-
-@dataclass(slots=True)
-class _Outlook:
-    """A box as it will be when it has finished what it holds."""
-
-    ready_at: float
-    context: Hashable
-    held: int
-    #: Seconds of work it holds.
-    held_s: float
 
 
 class Scheduler:
@@ -155,13 +145,13 @@ class _Turn(Generic[_B]):
         self._boxes = boxes
         self._able = able
         self._fits = fits
-        self._outlook = {box: self._look(box) for box in boxes}
+        self._outlook = {box: outlook(box, now, self._costs) for box in boxes}
 
     def orders(self) -> Iterator[Order[_B]]:
         while (give := self._next()) is not None:
             self._mark_passed(give)
             yield give
-            self._outlook[give.box] = self._look(give.box)
+            self._outlook[give.box] = outlook(give.box, self._now, self._costs)
         yield from self._make_way()
         # Each image that is coming back feeds one of them.
         coming = sum(held.revoking for box in self._boxes for held in box.holds)
@@ -169,21 +159,6 @@ class _Turn(Generic[_B]):
             yield from self._help(box)
 
     # --- boxes ------------------------------------------------------------------------------
-
-    def _look(self, box: _B) -> _Outlook:
-        ready_at, context, held_s, count = self._now, box.context, 0.0, 0
-        for held in box.holds:
-            job = held.job
-            if held.begun_at is None:
-                left_s = self._costs.image_s(box.name, job)
-                left_s += self._costs.load_s(box.name, job) if job.context != context else 0.0
-            else:
-                # What takes longer than expected may take as long again as it is late.
-                left_s = abs(held.expected_s - (self._now - held.begun_at))
-            ready_at += left_s
-            held_s += left_s
-            context, count = job.context, count + 1
-        return _Outlook(ready_at, context, count, held_s)
 
     def _end(self, box: _B, job: Job) -> float:
         """When the box would have finished one more image: this one."""
@@ -431,7 +406,7 @@ class _Turn(Generic[_B]):
         else:
             look = self._outlook[box]
             yield Race(box, held, self._end(box, held.job) - look.ready_at)
-            self._outlook[box] = self._look(box)
+            self._outlook[box] = outlook(box, self._now, self._costs)
 
     def _left_s(self, box: _B, held: Held) -> float:
         if held.begun_at is None:
