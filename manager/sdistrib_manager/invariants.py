@@ -4,7 +4,7 @@ from sdistrib import limits
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib_manager.machine import Manager
 from sdistrib_manager.queue import Entry, Image, Share
-from sdistrib_manager.scheduler.policy import HOLD_MAX
+from sdistrib_manager.scheduler.outlook import HOLD_MAX
 from sdistrib_manager.state import State
 
 

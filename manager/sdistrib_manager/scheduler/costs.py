@@ -7,6 +7,7 @@ this box compares to them elsewhere, else from other contexts of this box, else 
 """
 
 from collections.abc import Hashable, Iterable
+from itertools import islice
 from statistics import median
 from typing import NamedTuple
 
@@ -21,6 +22,11 @@ _PIXELS = 512 * 512
 _LEAST_S = 1e-3
 #: Boxes and contexts that are remembered; the one not used for longest goes first.
 PAIRS_MAX = 4096
+#: Guesses about boxes and about contexts that each sample renews beside its own.
+_RENEWED = 8
+
+#: Seconds by pixels and steps.
+_Table = dict[tuple[int, int], float]
 
 
 class Sample(NamedTuple):
@@ -71,14 +77,27 @@ class _Pair:
 
 
 class Costs:
-    """Seconds that work takes, as far as anybody can know."""
+    """Seconds that work takes, as far as anybody can know.
+
+    Asked thousands of times for one choice, so all answers are kept until something they rest on
+    changes. A guess rests on nearly everything: each sample renews the guesses about its own box
+    and context, and the few oldest others.
+    """
 
     def __init__(self) -> None:
         self._pairs: dict[tuple[str, Hashable], _Pair] = {}
         self._by_context: dict[Hashable, dict[str, _Pair]] = {}
         self._by_box: dict[str, dict[Hashable, _Pair]] = {}
-        self._image_s: dict[tuple[str, Hashable, int, int], float] = {}
-        self._load_s: dict[tuple[str, Hashable], float] = {}
+        #: Of pairs that were seen, by (pixels, steps).
+        self._seen_s: dict[tuple[str, Hashable], _Table] = {}
+        #: By box: how slow it is; and what a context takes there that nobody ever drew.
+        self._speeds: dict[str, float] = {}
+        self._elsewhere_s: dict[str, _Table] = {}
+        #: By context: on a box of speed 1, and on any; 0 where nobody drew it.
+        self._even_s: dict[Hashable, _Table] = {}
+        self._typical_s: dict[Hashable, _Table] = {}
+        self._load_s: dict[str, dict[Hashable, float]] = {}
+        self._least_load_s: float | None = None
 
     # --- learning ---------------------------------------------------------------------------
 
@@ -88,16 +107,17 @@ class Costs:
         if sample.load_s > 0:
             pair.load = pair.load or _Times()
             pair.load.add(sample.load_s)
+            self._load_changed(box, job.context)
         pair.step.setdefault(job.pixels, _Times()).add(sample.sampling_s / max(1, job.steps))
         pair.rest.setdefault(job.pixels, _Times()).add(sample.rest_s)
-        self._forget_guesses()
+        self._speed_changed(box, job.context)
 
     def step_seen(self, box: str, job: Job, step_s: float) -> None:
         """A running image says how long its steps take; counts while nothing better is known."""
         pair = self._pairs.get((box, job.context))
         if step_s > 0 and (pair is None or job.pixels not in pair.step):
             self._pair(box, job.context).step[job.pixels] = _Times([step_s])
-            self._forget_guesses()
+            self._speed_changed(box, job.context)
 
     def _pair(self, box: str, context: Hashable) -> _Pair:
         pair = self._pairs.pop((box, context), None) or _Pair()
@@ -108,11 +128,34 @@ class Costs:
             old_box, old_context = next(iter(self._pairs))
             del self._pairs[old_box, old_context]
             del self._by_context[old_context][old_box], self._by_box[old_box][old_context]
+            self._all_changed()
         return pair
 
-    def _forget_guesses(self) -> None:
-        self._image_s.clear()
+    def _speed_changed(self, box: str, context: Hashable) -> None:
+        self._speeds.pop(box, None)
+        self._elsewhere_s.pop(box, None)
+        self._seen_s.pop((box, context), None)
+        self._even_s.pop(context, None)
+        self._typical_s.pop(context, None)
+        for name in list(islice(self._speeds, _RENEWED)):
+            del self._speeds[name]
+        for other in list(islice(self._even_s, _RENEWED)):
+            del self._even_s[other]
+
+    def _load_changed(self, box: str, context: Hashable) -> None:
+        self._load_s.pop(box, None)
+        for loads in self._load_s.values():
+            loads.pop(context, None)
+        self._least_load_s = None
+
+    def _all_changed(self) -> None:
+        self._elsewhere_s.clear()
+        self._even_s.clear()
+        self._typical_s.clear()
         self._load_s.clear()
+        self._seen_s.clear()
+        self._speeds.clear()
+        self._least_load_s = None
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -123,46 +166,75 @@ class Costs:
 
     def image_s(self, box: str, job: Job) -> float:
         """Expected seconds to draw one image of the job there, its context loaded."""
-        key = (box, job.context, job.pixels, job.steps)
-        known = self._image_s.get(key)
-        if known is None:
-            known = self._image_s[key] = max(_LEAST_S, self._guess_image(box, job))
-        return known
+        place, size = (box, job.context), (job.pixels, job.steps)
+        table = self._seen_s.get(place)
+        if table is not None and size in table:
+            return table[size]
+        pair = self._pairs.get(place)
+        if pair is None or not pair.step:
+            return max(_LEAST_S, self._guess_image(box, job))
+        seconds = max(_LEAST_S, _drawn_s(pair, job))
+        self._seen_s.setdefault(place, {})[size] = seconds
+        return seconds
 
     def typical_s(self, job: Job) -> float:
         """Expected seconds of one image of the job on a box as any other, its context loaded."""
-        pairs = self._by_context.get(job.context, {}).values()
-        seen = [_drawn_s(pair, job) for pair in pairs if pair.step]
-        return median(seen) if seen else self._guess_image("", job)
+        table, size = self._typical_s.setdefault(job.context, {}), (job.pixels, job.steps)
+        if size not in table:
+            pairs = self._by_context.get(job.context, {}).values()
+            table[size] = _median(_drawn_s(pair, job) for pair in pairs if pair.step)
+        return table[size] or self._guess_image("", job)
 
     def load_s(self, box: str, job: Job) -> float:
         """Expected seconds to load the job's context there."""
-        key = (box, job.context)
-        known = self._load_s.get(key)
+        loads = self._load_s.get(box)
+        if loads is None:
+            loads = self._load_s[box] = {}
+        known = loads.get(job.context)
         if known is None:
-            known = self._load_s[key] = self._guess_load(box, job)
+            known = loads[job.context] = self._guess_load(box, job)
         return known
 
+    @property
+    def least_load_s(self) -> float:
+        """No load is expected to take less."""
+        if self._least_load_s is None:
+            seen = (pair.load.value for pair in self._pairs.values() if pair.load is not None)
+            self._least_load_s = min(_LOAD_S, *seen, _LOAD_S)
+        return self._least_load_s
+
     def _guess_image(self, box: str, job: Job) -> float:
-        pair = self._pairs.get((box, job.context))
-        if pair is not None and pair.step:
-            return _drawn_s(pair, job)
-        factor = self._speed(box)
-        others = [
-            _drawn_s(other, job) * factor / self._speed(name)
-            for name, other in self._by_context.get(job.context, {}).items()
-            if other.step
-        ]
-        if others:
-            return median(others)
-        here = [_drawn_s(p, job) for p in self._by_box.get(box, {}).values() if p.step]
-        if here:
-            return median(here)
-        scale = job.pixels / _PIXELS
-        return factor * scale * (job.steps * _STEP_S + _REST_S)
+        """For a pair that was not seen."""
+        size = job.pixels, job.steps
+        table = self._even_s.get(job.context)
+        if table is None:
+            table = self._even_s[job.context] = {}
+        even_s = table.get(size)
+        if even_s is None:
+            pairs = self._by_context.get(job.context, {}).items()
+            even_s = table[size] = _median(
+                _drawn_s(pair, job) / self._speed(name) for name, pair in pairs if pair.step
+            )
+        return even_s * self._speed(box) or self._guess_here(box, job)
+
+    def _guess_here(self, box: str, job: Job) -> float:
+        """For a context that nobody ever drew."""
+        table, size = self._elsewhere_s.setdefault(box, {}), (job.pixels, job.steps)
+        if size not in table:
+            pairs = self._by_box.get(box, {}).values()
+            here_s = _median(_drawn_s(pair, job) for pair in pairs if pair.step)
+            scale = job.pixels / _PIXELS
+            table[size] = here_s or scale * (job.steps * _STEP_S + _REST_S)
+        return table[size]
 
     def _speed(self, box: str) -> float:
         """How slow a box is beside the others that drew the same; 1 when nothing is known."""
+        speed = self._speeds.get(box)
+        if speed is None:
+            speed = self._speeds[box] = self._reckon_speed(box)
+        return speed
+
+    def _reckon_speed(self, box: str) -> float:
         ratios = []
         for context, pair in self._by_box.get(box, {}).items():
             for name, other in self._by_context[context].items():
@@ -172,7 +244,7 @@ class Costs:
                     for pixels in shared
                     if other.step[pixels].value > 0
                 ]
-        return median(ratios) if ratios else 1.0
+        return _median(ratios) or 1.0
 
     def _guess_load(self, box: str, job: Job) -> float:
         pair = self._pairs.get((box, job.context))
@@ -204,7 +276,13 @@ class Costs:
         pair.load = _Times(known.load_s) if known.load_s else None
         pair.step = {pixels: _Times(samples) for pixels, samples in known.step_s}
         pair.rest = {pixels: _Times(samples) for pixels, samples in known.rest_s}
-        self._forget_guesses()
+        self._all_changed()
+
+
+def _median(figures: Iterable[float]) -> float:
+    """0 of none."""
+    found = list(figures)
+    return median(found) if found else 0.0
 
 
 def _drawn_s(pair: _Pair, job: Job) -> float:

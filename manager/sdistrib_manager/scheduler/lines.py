@@ -6,9 +6,9 @@ after it came, so that short ones go before long ones, and no stream of them doe
 """
 
 import heapq
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ class Line:
     def remove(self, job: Job) -> None:
         """None of its images waits any more."""
         queue = self._clients[job.client]
-        queue.remove(_place(job))
+        del queue[bisect_left(queue, _place(job))]
         if not queue:
             del self._clients[job.client]
 
@@ -108,12 +108,20 @@ class Line:
         return _key(self._shares, job)
 
 
+#: The head of a line: its place in fair order, and the line.
+Head = tuple[Key, Job, Line]
+
+
 class Lines:
     """All lines."""
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
         self._lines: dict[Hashable, Line] = {}
+        #: All heads in fair order, but for lines that changed since; for the rounds of `_version`.
+        self._heads: list[Head] = []
+        self._changed: set[Line] = set()
+        self._version = shares.version
 
     def of(self, job: Job) -> Line | None:
         """The line that the job stands in, if anything of it waits."""
@@ -129,6 +137,8 @@ class Lines:
         before, job.waiting = job.waiting, job.waiting + images
         self._shares.wait(job.client, images)
         line.images += images
+        if not before or not job.waiting or job.new:
+            self._changed.add(line)
         if not before and job.waiting:
             line.add(job)
         elif before and not job.waiting:
@@ -143,15 +153,22 @@ class Lines:
         round_ = _FIRST if job.new else self._shares.round(job.client)
         return Key(job.priority, round_, job.due, job.number)
 
-    def heads(self) -> list[tuple[Key, Job, Line]]:
+    def heads(self) -> list[Head]:
         """The head of each line, in fair order."""
-        found = []
-        for line in self._lines.values():
-            head = line.head()
-            if head is not None:
-                found.append((*head, line))
-        found.sort(key=lambda one: one[0])
-        return found
+        lines: Collection[Line] = self._changed
+        if self._version != self._shares.version:
+            self._version = self._shares.version
+            lines, self._heads = self._lines.values(), []
+        elif self._changed:
+            self._heads = [head for head in self._heads if head[2] not in self._changed]
+        if lines:
+            for line in lines:
+                head = line.head()
+                if head is not None:
+                    self._heads.append((*head, line))
+            self._heads.sort(key=lambda one: one[0])
+            self._changed.clear()
+        return self._heads
 
 
 def _key(shares: Shares, job: Job) -> Key:

@@ -1,10 +1,20 @@
-"""A box as it will be when it has finished what it holds."""
+"""Boxes as they will be when they have finished what they hold."""
 
-from collections.abc import Hashable
+from bisect import insort
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
-from sdistrib_manager.scheduler.work import Box
+from sdistrib_manager.scheduler.work import Box, Held, Job
+
+#: A box may hold one image beside the running one, and more while all of them take no longer.
+HOLD_S = 2.0
+#: ... but never more than this many.
+HOLD_MAX = 16
+_HOLD_MIN = 2
+
+B = TypeVar("B", bound=Box)
 
 
 @dataclass(slots=True)
@@ -29,9 +39,133 @@ def outlook(box: Box, now: float, costs: Costs) -> Outlook:
             left_s = costs.image_s(box.name, job)
             left_s += costs.load_s(box.name, job) if job.context != context else 0.0
         else:
-            # What takes longer than expected may take as long again as it is late.
-            left_s = abs(held.expected_s - (now - held.begun_at))
+            left_s = left(box, held, now, costs)
         ready_at += left_s
         held_s += left_s
         context, count = job.context, count + 1
     return Outlook(ready_at, context, count, held_s)
+
+
+def left(box: Box, held: Held, now: float, costs: Costs) -> float:
+    """Seconds until an image would be done, had the box nothing else; loading only if it began."""
+    if held.begun_at is None:
+        return costs.image_s(box.name, held.job)
+    # What takes longer than expected may take as long again as it is late.
+    return abs(held.expected_s - (now - held.begun_at))
+
+
+class Outlooks(Generic[B]):
+    """All boxes of one turn, found by what they will have loaded and when they will be free."""
+
+    def __init__(self, boxes: list[B], now: float, costs: Costs, copy_cost: float) -> None:
+        self.boxes = boxes
+        self._now = now
+        self._costs = costs
+        self._copy_cost = copy_cost
+        self._of: dict[B, Outlook] = {}
+        self._places = {box: place for place, box in enumerate(boxes)}
+        #: Places by context, in order, and of those with room those that hold something.
+        self._by_context: dict[Hashable, list[int]] = {}
+        self._roomy: dict[Hashable, set[B]] = {}
+        #: (when free, place), in order.
+        self._ready: list[tuple[float, int]] = []
+        #: Boxes that hold nothing, in order.
+        self.idle: list[B] = []
+        for place, box in enumerate(boxes):
+            look = self._look(box)
+            self._by_context.setdefault(look.context, []).append(place)
+            self._ready.append((look.ready_at, place))
+        self._ready.sort()
+        self._find_idle()
+
+    def __getitem__(self, box: B) -> Outlook:
+        return self._of[box]
+
+    def again(self, box: B) -> None:
+        """What the box holds has changed."""
+        place, before = self._places[box], self._of[box]
+        self._by_context[before.context].remove(place)
+        self._roomy.get(before.context, set()).discard(box)
+        self._ready.remove((before.ready_at, place))
+        look = self._look(box)
+        insort(self._by_context.setdefault(look.context, []), place)
+        insort(self._ready, (look.ready_at, place))
+        self._find_idle()
+
+    def _look(self, box: B) -> Outlook:
+        look = self._of[box] = outlook(box, self._now, self._costs)
+        quick = look.held < HOLD_MAX and look.held_s < HOLD_S
+        if look.held and (look.held < _HOLD_MIN or quick):
+            self._roomy.setdefault(look.context, set()).add(box)
+        return look
+
+    def _find_idle(self) -> None:
+        self.idle = [box for box in self.boxes if not self._of[box].held]
+
+    def place(self, box: B) -> int:
+        """Its place among the boxes of this turn."""
+        return self._places[box]
+
+    def having(self, context: Hashable) -> list[B]:
+        """Boxes that have the context, or will."""
+        return [self.boxes[place] for place in self._by_context.get(context, ())]
+
+    def with_room(self, job: Job) -> list[B]:
+        """Boxes that draw, and may be handed one more image: this one, of the same context."""
+        roomy = self._roomy.get(job.context)
+        if not roomy:
+            return []
+        return sorted((box for box in roomy if self._has_room(box, job)), key=self.place)
+
+    def _has_room(self, box: B, job: Job) -> bool:
+        look = self._of[box]
+        if look.held < _HOLD_MIN:
+            return True
+        quick = look.held_s + self._costs.image_s(box.name, job) <= HOLD_S
+        return quick and look.held < (box.most(job) or HOLD_MAX)
+
+    def end(self, box: B, job: Job) -> float:
+        """When the box would have finished one more image: this one."""
+        look = self._of[box]
+        load_s = 0.0 if look.context == job.context else self._costs.load_s(box.name, job)
+        return look.ready_at + load_s + self._costs.image_s(box.name, job)
+
+    def reckoned(self, box: B, job: Job) -> float:
+        """The same with what a further copy of the context costs others."""
+        end = self.end(box, job)
+        replaced = self._of[box].context
+        if replaced not in (None, job.context) and self._by_context.get(job.context):
+            end += self._copy_cost * self._costs.load_s(box.name, job)
+        return end
+
+    def first(self, job: Job, able: Callable[[B, Job], bool], but: Collection[B]) -> B | None:
+        """Of all boxes but these the one that would be done with this image soonest.
+
+        Boxes that would have to load are looked at in the order in which they will be free, until
+        none that follows can be sooner even with the quickest load there is.
+        """
+        best = self._sooner(None, self._by_context.get(job.context, ()), job, able, but)
+        floor_s = self._costs.least_load_s
+        if self._by_context.get(job.context) and not self._by_context.get(None):
+            floor_s += self._copy_cost * floor_s
+        for ready_at, place in self._ready:
+            if best is not None and ready_at + floor_s >= best[0]:
+                break
+            if self._of[self.boxes[place]].context != job.context:
+                best = self._sooner(best, (place,), job, able, but)
+        return None if best is None else self.boxes[best[1]]
+
+    def _sooner(
+        self,
+        best: tuple[float, int] | None,
+        places: Iterable[int],
+        job: Job,
+        able: Callable[[B, Job], bool],
+        but: Collection[B],
+    ) -> tuple[float, int] | None:
+        for place in places:
+            box = self.boxes[place]
+            if box not in but and able(box, job):
+                one = self.reckoned(box, job), place
+                best = one if best is None else min(best, one)
+        return best

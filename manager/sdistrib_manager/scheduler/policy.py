@@ -10,26 +10,21 @@ which can be taken back until they begin. A box that finds nothing to do takes b
 holds and has not begun, or races the last images of a slower one.
 """
 
-import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from math import inf
 from typing import Generic, NamedTuple, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
-from sdistrib_manager.scheduler.lines import Key, Line, Lines
-from sdistrib_manager.scheduler.outlook import outlook
+from sdistrib_manager.scheduler.lines import Head, Key, Line, Lines
+from sdistrib_manager.scheduler.outlook import Outlooks, left
 from sdistrib_manager.scheduler.shares import QUANTUM_S, Shares
+from sdistrib_manager.scheduler.takeover import Takeover
 from sdistrib_manager.scheduler.work import Box, Held, Job
 
 #: Nobody is overtaken for longer, unless a load takes more than half of it.
 OVERTAKEN_S = 60.0
-#: A box may hold one image beside the running one, and more while all of them take no longer.
-HOLD_S = 2.0
-#: ... but never more than this many.
-HOLD_MAX = 16
-_HOLD_MIN = 2
-#: A race or a taking back must win at least this part of the image's time.
-_GAIN = 0.1
 #: A box is asked to give something back at most this often.
 _ASK_S = 1.0
 #: Ends that differ by less than this part of an image are equal.
@@ -122,12 +117,11 @@ class Scheduler:
         self.shares.charge(job.client, expected_s, now)
 
 
-#: The head of a line: its place in fair order, and the line.
-_Head = tuple[Key, Job, Line]
-
-
 class _Turn(Generic[_B]):
-    """One look at everything."""
+    """One look at everything.
+
+    Its time grows with the boxes and the lines, not with the images that wait.
+    """
 
     def __init__(
         self,
@@ -145,70 +139,44 @@ class _Turn(Generic[_B]):
         self._boxes = boxes
         self._able = able
         self._fits = fits
-        self._outlook = {box: outlook(box, now, self._costs) for box in boxes}
+        self._outlooks = Outlooks(boxes, now, scheduler.costs, scheduler.policy.copy_cost)
 
     def orders(self) -> Iterator[Order[_B]]:
         while (give := self._next()) is not None:
             self._mark_passed(give)
             yield give
-            self._outlook[give.box] = outlook(give.box, self._now, self._costs)
+            self._outlooks.again(give.box)
         yield from self._make_way()
-        # Each image that is coming back feeds one of them.
-        coming = sum(held.revoking for box in self._boxes for held in box.holds)
-        for box in [box for box in self._boxes if not self._outlook[box].held][coming:]:
-            yield from self._help(box)
-
-    # --- boxes ------------------------------------------------------------------------------
-
-    def _end(self, box: _B, job: Job) -> float:
-        """When the box would have finished one more image: this one."""
-        look = self._outlook[box]
-        load_s = 0.0 if look.context == job.context else self._costs.load_s(box.name, job)
-        return look.ready_at + load_s + self._costs.image_s(box.name, job)
-
-    def _reckoned(self, box: _B, job: Job) -> float:
-        """The same with what a further copy of the context costs others."""
-        end = self._end(box, job)
-        replaced = self._outlook[box].context
-        if replaced not in (None, job.context) and self._is_held(job.context):
-            end += self._policy.copy_cost * self._costs.load_s(box.name, job)
-        return end
-
-    def _has_context(self, box: _B, job: Job) -> bool:
-        return self._outlook[box].context == job.context
-
-    def _is_held(self, context: Hashable) -> bool:
-        """Some box has it, or will."""
-        return any(look.context == context for look in self._outlook.values())
-
-    def _has_room(self, box: _B, job: Job) -> bool:
-        look = self._outlook[box]
-        if not look.held:
-            return True
-        if look.context != job.context or look.held >= HOLD_MAX:
-            return False
-        if look.held < _HOLD_MIN:
-            return True
-        quick = look.held_s + self._costs.image_s(box.name, job) <= HOLD_S
-        return quick and look.held < (box.most(job) or HOLD_MAX)
+        if self._outlooks.idle:
+            yield from self._help()
 
     # --- the choice -------------------------------------------------------------------------
 
     def _next(self) -> Give[_B] | None:
         heads = self._lines.heads()
-        idle = [box for box in self._boxes if not self._outlook[box].held]
-        kept = self._kept_for(heads)
+        idle = self._outlooks.idle
+        kept: dict[_B, Head] | None = None
         for priority in sorted({key.priority for key, _, _ in heads}):
             of_it = [one for one in heads if one[0].priority == priority]
-            give = idle and (
-                self._urgent(of_it, idle) or self._loaded(of_it, idle) or self._fresh(of_it, idle)
-            )
-            give = give or self._behind(of_it, kept)
+            give = None
+            if idle:
+                give = self._urgent(of_it, idle) or self._loaded(of_it) or self._fresh(of_it, idle)
+            roomy = [] if give else [h for h in of_it if self._outlooks.with_room(h[1])]
+            if roomy:
+                kept = self._kept_for(heads) if kept is None else kept
+                give = self._behind(roomy, kept)
             if give:
                 return give
         return None
 
-    def _is_urgent(self, head: _Head, box: _B) -> bool:
+    def _may_be_urgent(self, head: Head) -> bool:
+        """Whether it is urgent for any box, were loads quick."""
+        key, job, line = head
+        since = line.overtaken_since(job)
+        overtaken = since is not None and self._now - since >= self._policy.overtaken_s
+        return overtaken or (key.round < 0 and job.newcomer)
+
+    def _is_urgent(self, head: Head, box: _B) -> bool:
         """Of a newcomer, or overtaken for too long: it does not wait for what the box has."""
         key, job, line = head
         if key.round < 0 and job.newcomer:
@@ -220,59 +188,76 @@ class _Turn(Generic[_B]):
         bound_s = max(self._policy.overtaken_s, self._policy.overtaken_loads * load_s)
         return self._now - since >= bound_s
 
-    def _urgent(self, heads: list[_Head], idle: list[_B]) -> Give[_B] | None:
+    def _urgent(self, heads: list[Head], idle: list[_B]) -> Give[_B] | None:
         """Newcomers, then the line that was overtaken for longest if that is too long."""
-        for head in sorted(heads, key=_urgency):
+        for head in sorted(filter(self._may_be_urgent, heads), key=_urgency):
             boxes = [box for box in idle if self._is_urgent(head, box)]
             give = self._best(head[2], boxes)
             if give is not None:
                 return give
         return None
 
-    def _kept_for(self, heads: list[_Head]) -> dict[_B, _Head]:
+    def _kept_for(self, heads: Iterable[Head]) -> dict[_B, Head]:
         """Busy boxes that shall be handed nothing more: each is the first to be free for an
         urgent line that it must load for."""
-        kept: dict[_B, _Head] = {}
-        for head in heads:
-            boxes = [b for b in self._boxes if b not in kept and self._able(b, head[1])]
-            first = min(boxes, key=lambda box: self._reckoned(box, head[1]), default=None)
-            if first is None or not self._outlook[first].held:
-                continue
-            if self._is_urgent(head, first):
-                kept[first] = head
+        kept: dict[_B, Head] = {}
+        for head in filter(self._may_be_urgent, heads):
+            self._keep(head, kept)
         return kept
+
+    def _keep(self, head: Head, kept: dict[_B, Head]) -> None:
+        first = self._outlooks.first(head[1], self._able, but=kept)
+        if first is not None and self._outlooks[first].held and self._is_urgent(head, first):
+            kept[first] = head
 
     def _make_way(self) -> Iterator[Order[_B]]:
         """What waits on a box before somebody of better right is taken back if it can be.
 
         Only where the other would then be handed to that box, so that nothing goes to and fro.
         """
-        heads = self._lines.heads()
+        heads, last = self._lines.heads(), self._last_to_begin()
+        if not heads or last is None or last <= heads[0][0]:
+            return
         kept = self._kept_for(heads)
         for head in heads:
-            boxes = [
-                box
-                for box in self._boxes
-                if (kept[box] == head if box in kept else self._has_context(box, head[1]))
-                and self._able(box, head[1])
-            ]
+            # Nothing that was handed out stands behind this one, nor behind those that follow.
+            if last <= head[0]:
+                break
+            boxes = self._would_be_handed(head, kept)
             if boxes and not any(held.revoking for box in boxes for held in box.holds):
-                best = min(boxes, key=lambda box: self._end_before(box, head))
-                yield from self._take_back_others(best, head)
+                end, place = min((self._end_before(box, head), i) for i, box in enumerate(boxes))
+                if not self._done_by_others(head[1], boxes[place], end, 1):
+                    yield from self._take_back_others(boxes[place], head)
 
-    def _end_before(self, box: _B, head: _Head) -> float:
+    def _last_to_begin(self) -> Key | None:
+        """The last in fair order of what boxes hold and have not begun."""
+        held = (held for box in self._boxes for held in box.holds)
+        waiting = (h.job for h in held if h.begun_at is None and not h.revoking)
+        return max(map(self._lines.key, waiting), default=None)
+
+    def _would_be_handed(self, head: Head, kept: dict[_B, Head]) -> list[_B]:
+        """Boxes, in their order, that have the context or are kept for the line."""
+        boxes = [box for box in self._outlooks.having(head[1].context) if box not in kept]
+        boxes += [box for box, one in kept.items() if one == head]
+        return [box for box in sorted(boxes, key=self._outlooks.place) if self._able(box, head[1])]
+
+    def _end_before(self, box: _B, head: Head) -> float:
         """When the box would have finished the head of a line if all that gives way did so."""
         job = head[1]
-        way_s = sum(self._left_s(box, held) for held in box.holds if self._gives_way(held, head))
-        return self._reckoned(box, job) - way_s
+        way_s = sum(
+            left(box, held, self._now, self._costs)
+            for held in box.holds
+            if self._gives_way(held, head)
+        )
+        return self._outlooks.reckoned(box, job) - way_s
 
-    def _gives_way(self, held: Held, head: _Head) -> bool:
-        """Not begun, and of a lower priority, or in the way of a newcomer."""
+    def _gives_way(self, held: Held, head: Head) -> bool:
+        """Not begun, and of a lower priority, or in the way of a first image."""
         key = self._lines.key(held.job)
         other = key.priority > head[0].priority or head[0].round < 0 <= key.round
         return held.begun_at is None and not held.revoking and other
 
-    def _take_back_others(self, box: _B, head: _Head) -> Iterator[Order[_B]]:
+    def _take_back_others(self, box: _B, head: Head) -> Iterator[Order[_B]]:
         way = [held for held in box.holds if self._gives_way(held, head)]
         if way and self._may_ask(box):
             for held in way:
@@ -280,22 +265,23 @@ class _Turn(Generic[_B]):
 
     def _may_ask(self, box: _B) -> bool:
         """Not more often than this, lest anything go to and fro without end."""
-        asked_at = self._asked.get(box.name, -math.inf)
-        if self._now - asked_at < _ASK_S:
+        if self._now - self._asked.get(box.name, -inf) < _ASK_S:
             return False
         self._asked[box.name] = self._now
         return True
 
-    def _loaded(self, heads: list[_Head], idle: list[_B]) -> Give[_B] | None:
+    def _loaded(self, heads: list[Head]) -> Give[_B] | None:
         """An idle box goes on with what it has loaded."""
+        loaded = {box.context for box in self._outlooks.idle}
         for _, job, line in heads:
-            boxes = [box for box in idle if self._outlook[box].context == job.context]
-            give = self._best(line, boxes)
-            if give is not None:
-                return give
+            if job.context in loaded:
+                having = self._outlooks.having(job.context)
+                give = self._best(line, [box for box in having if not self._outlooks[box].held])
+                if give is not None:
+                    return give
         return None
 
-    def _fresh(self, heads: list[_Head], idle: list[_B]) -> Give[_B] | None:
+    def _fresh(self, heads: list[Head], idle: list[_B]) -> Give[_B] | None:
         """An idle box loads something else, where that pays."""
         for _, _, line in heads:
             give = self._best(line, idle)
@@ -303,16 +289,11 @@ class _Turn(Generic[_B]):
                 return give
         return None
 
-    def _behind(self, heads: list[_Head], kept: dict[_B, _Head]) -> Give[_B] | None:
+    def _behind(self, heads: list[Head], kept: dict[_B, Head]) -> Give[_B] | None:
         """A box that draws is handed the next image of the same context."""
         for head in heads:
-            boxes = [
-                box
-                for box in self._boxes
-                if self._outlook[box].held
-                and self._has_room(box, head[1])
-                and kept.get(box, head) == head
-            ]
+            roomy = self._outlooks.with_room(head[1])
+            boxes = [box for box in roomy if kept.get(box, head) == head]
             give = self._best(head[2], boxes)
             if give is not None:
                 return give
@@ -324,13 +305,17 @@ class _Turn(Generic[_B]):
         assert head is not None  # noqa: S101
         job = head[1]
         ends = sorted(
-            ((self._reckoned(box, job), i) for i, box in enumerate(boxes) if self._able(box, job)),
+            (
+                (self._outlooks.reckoned(box, job), i)
+                for i, box in enumerate(boxes)
+                if self._able(box, job)
+            ),
         )
         for end, i in ends:
             chosen = self._pick(line, boxes[i], end)
             if chosen is not None:
-                look = self._outlook[boxes[i]]
-                return Give(boxes[i], chosen, self._end(boxes[i], chosen) - look.ready_at)
+                look = self._outlooks[boxes[i]]
+                return Give(boxes[i], chosen, self._outlooks.end(boxes[i], chosen) - look.ready_at)
         return None
 
     def _pick(self, line: Line, box: _B, end: float) -> Job | None:
@@ -354,13 +339,14 @@ class _Turn(Generic[_B]):
         Of boxes that are at something else nothing is expected.
         """
         count = 0
-        for other in self._boxes:
-            look = self._outlook[other]
-            elsewhere = look.held and look.context != job.context
-            if other is box or elsewhere or look.ready_at >= end or not self._able(other, job):
+        having = self._outlooks.having(job.context)
+        idle = (other for other in self._outlooks.idle if other.context != job.context)
+        for other in chain(having, idle):
+            ready_at = self._outlooks[other].ready_at
+            if other is box or ready_at >= end or not self._able(other, job):
                 continue
             image_s = self._costs.image_s(other.name, job)
-            first = self._reckoned(other, job)
+            first = self._outlooks.reckoned(other, job)
             if first < end:
                 count += 1 + int((end - first) / image_s - _ROUNDING)
             if count >= enough:
@@ -378,46 +364,27 @@ class _Turn(Generic[_B]):
 
     # --- idle boxes -------------------------------------------------------------------------
 
-    def _help(self, box: _B) -> Iterator[Order[_B]]:
-        """Nothing waits for this box: take over, or race, what a slower one holds."""
-        best: tuple[float, _B, Held] | None = None
-        for other in self._boxes:
-            at = self._now
-            if other is box:
+    def _help(self) -> Iterator[Order[_B]]:
+        """Nothing waits for these boxes: take over, or race, what a slower one holds."""
+        takeover = Takeover(self._now, self._costs, self._outlooks, self._able, self._fits)
+        # Each image that is coming back feeds one of them.
+        coming = sum(held.revoking for box in self._boxes for held in box.holds)
+        for box in self._outlooks.idle[coming:]:
+            found = takeover.best(box)
+            if found is None:
                 continue
-            for held in other.holds:
-                job = held.job
-                at += self._left_s(other, held)
-                if held.revoking or not (self._able(box, job) and self._fits(box, held)):
-                    continue
-                gain = at - self._reckoned(box, job)
-                if held.begun_at is not None and not self._may_race(box, held):
-                    continue
-                if gain > _GAIN * self._costs.image_s(box.name, job) and (
-                    best is None or gain > best[0]
-                ):
-                    best = gain, other, held
-        if best is None:
-            return
-        _, other, held = best
-        if held.begun_at is None:
-            if self._may_ask(other):
-                yield TakeBack(other, held)
-        else:
-            look = self._outlook[box]
-            yield Race(box, held, self._end(box, held.job) - look.ready_at)
-            self._outlook[box] = outlook(box, self._now, self._costs)
-
-    def _left_s(self, box: _B, held: Held) -> float:
-        if held.begun_at is None:
-            return self._costs.image_s(box.name, held.job)
-        return abs(held.expected_s - (self._now - held.begun_at))
-
-    def _may_race(self, box: _B, held: Held) -> bool:
-        return held.job.hedge and not held.alone and box.context in (None, held.job.context)
+            other, held = found
+            if held.begun_at is None:
+                if self._may_ask(other):
+                    yield TakeBack(other, held)
+            else:
+                look = self._outlooks[box]
+                yield Race(box, held, self._outlooks.end(box, held.job) - look.ready_at)
+                self._outlooks.again(box)
+                takeover.add(box)
 
 
-def _urgency(head: _Head) -> tuple[bool, float, Key]:
+def _urgency(head: Head) -> tuple[bool, float, Key]:
     key, job, line = head
     since = line.overtaken_since(job)
-    return key.round >= 0, since if since is not None else math.inf, key
+    return key.round >= 0, since if since is not None else inf, key

@@ -36,6 +36,8 @@ class Shares:
         self._shares: dict[str, _Share] = {}
         #: The round of the day: the furthest that anybody has got.
         self._day = 0
+        #: Changes whenever the round of somebody with waiting images may have.
+        self.version = 0
 
     def arrive(self, client: str, now: float) -> tuple[bool, bool]:
         """A petition of the client comes: had it nothing waiting, and is it a newcomer?"""
@@ -60,10 +62,12 @@ class Shares:
     def charge(self, client: str, seconds: float, now: float) -> None:
         """A box works so long for the client."""
         share = self._shares.setdefault(client, _Share(self._day * self._quantum_s))
+        before = self._day, self.round(client)
         share.served_at = now
         least_s = (self._day - _BEHIND_MAX) * self._quantum_s
         self._day = max(self._day, int(share.served_s // self._quantum_s))
         share.served_s = max(share.served_s, least_s) + seconds
+        self.version += before != (self._day, self.round(client))
 
     def _tidy(self) -> None:
         if len(self._shares) >= CLIENTS_MAX:

@@ -1,0 +1,82 @@
+"""What an idle box may take over from a slower one, or race it for."""
+
+from collections.abc import Callable, Hashable
+from typing import Generic, NamedTuple
+
+from sdistrib_manager.scheduler.costs import Costs
+from sdistrib_manager.scheduler.outlook import B, Outlooks, left
+from sdistrib_manager.scheduler.work import Held, Job
+
+#: A race or a taking back must win at least this part of the image's time.
+_GAIN = 0.1
+
+
+class _Prize(NamedTuple, Generic[B]):
+    """An image in the hands of a box."""
+
+    #: Which it is among all: the first of equal ones is taken.
+    place: tuple[int, int]
+    #: When its box would be done with it.
+    end_at: float
+    box: B
+    held: Held
+
+
+class Takeover(Generic[B]):
+    """All images that may be had, by what an idle box must have loaded for them."""
+
+    def __init__(
+        self,
+        now: float,
+        costs: Costs,
+        outlooks: Outlooks[B],
+        able: Callable[[B, Job], bool],
+        fits: Callable[[B, Held], bool],
+    ) -> None:
+        self._now = now
+        self._costs = costs
+        self._outlooks = outlooks
+        self._able = able
+        self._fits = fits
+        #: Not begun: any box may have them.
+        self._waiting: list[_Prize[B]] = []
+        #: Begun, by context: they are raced where it is loaded, or nothing is.
+        self._begun: dict[Hashable, list[_Prize[B]]] = {}
+        for box in outlooks.boxes:
+            self.add(box)
+
+    def add(self, box: B) -> None:
+        """What the box holds may be had."""
+        at = self._now
+        for number, held in enumerate(box.holds):
+            at += left(box, held, self._now, self._costs)
+            prize = _Prize((self._outlooks.place(box), number), at, box, held)
+            if held.begun_at is None:
+                self._waiting.append(prize)
+            elif held.job.hedge:
+                self._begun.setdefault(held.job.context, []).append(prize)
+
+    def best(self, box: B) -> tuple[B, Held] | None:
+        """Where this box wins most; None where it wins too little."""
+        begun = self._begun.get(box.context, [])
+        if box.context is None:
+            begun = [prize for prizes in self._begun.values() for prize in prizes]
+        best: tuple[float, _Prize[B]] | None = None
+        for prize in sorted(self._waiting + begun):
+            # No more can be won than the time until it would be there anyway.
+            if best is not None and prize.end_at - self._now <= best[0]:
+                continue
+            gain = self._gain(box, prize)
+            if gain is not None and (best is None or gain > best[0]):
+                best = gain, prize
+        return None if best is None else (best[1].box, best[1].held)
+
+    def _gain(self, box: B, prize: _Prize[B]) -> float | None:
+        """Seconds by which the box would be sooner; None where it may not, or hardly is."""
+        held = prize.held
+        if prize.box is box or held.revoking or (held.begun_at is not None and held.alone):
+            return None
+        gain = prize.end_at - self._outlooks.reckoned(box, held.job)
+        if gain <= _GAIN * self._costs.image_s(box.name, held.job):
+            return None
+        return gain if self._able(box, held.job) and self._fits(box, held) else None
