@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import encode
+from sdistrib.protocol.codec import Buffer, encode
 from sdistrib_client import effects, events
 from sdistrib_client.requests import Requests
 from tests.simulation.engine import pixels
@@ -84,6 +84,11 @@ class ClientBox(Process):
             self.wishes[petition_id].cancelling = True
             self.post(events.CancelWished(petition_id))
             self.wake()
+
+    def lets_go(self, petition_id: str) -> None:
+        """The caller leaves it to itself."""
+        self.post(events.PetitionLeft(petition_id))
+        self.wake()
 
     def take_turn(self) -> None:
         """What `Session.turn` does, and the wait after it."""
@@ -219,7 +224,7 @@ class Visitor(Process):
         if self.dealer.send(encode(message)) != "sent":
             self._welcome, self._hello_at = False, self.world.now
 
-    def _hear(self, frames: list) -> None:
+    def _hear(self, frames: list[Buffer]) -> None:
         received = TO_CLIENT.decode(frames)
         message = received.message
         self.world.met["visitor", wire.verb(type(message)), "welcome"] += 1

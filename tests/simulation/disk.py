@@ -24,6 +24,12 @@ class Disk:
     def __init__(self, world: World, faults: Faults, ledger: Ledger) -> None:
         self.world, self.faults, self.ledger = world, faults, ledger
         self.full_until = 0.0
+        #: Pictures that are being kept now.
+        self.keeping = 0
+        #: A commit has failed, and none has succeeded since.
+        self.trouble = False
+        #: Called when trouble begins.
+        self.on_trouble: Callable[[], None] = lambda: None
         self.store = SimStore(self)
         self.blobs = SimBlobs(self)
         ledger.disk = self
@@ -43,8 +49,21 @@ class SimStore(MemoryStore):
 
     def commit(self, changes: Sequence[rows.Row]) -> None:
         """Keep all of it, or none, or die."""
+        try:
+            self._commit(changes)
+        except StoreError:
+            if not self._disk.trouble:
+                self._disk.trouble = True
+                self._disk.on_trouble()
+            raise
+        self._disk.trouble = False
+
+    def _commit(self, changes: Sequence[rows.Row]) -> None:
         disk, faults = self._disk, self._disk.faults
         disk.check_space()
+        if disk.keeping and faults.roll("commit fails beside a picture"):
+            disk.full_until = disk.world.now + disk.world.rng.choice((0.0, 2.0, 6.0))
+            raise StoreError("cannot write: database or disk is locked")
         if faults.roll("commit fails"):
             raise StoreError("cannot write: database or disk is locked")
         if faults.roll("disk full"):
@@ -73,6 +92,7 @@ class SimStore(MemoryStore):
         self._disk.check_space()
         if self._disk.faults.roll("probe fails"):
             raise StoreError("cannot write: I/O error")
+        self._disk.trouble = False
 
     def petition(self, petition_id: str) -> rows.PetitionStateRow | None:
         """How far a petition is, durably."""
@@ -109,8 +129,8 @@ class SimBlobs:
 
     def view(self, digest: str) -> Buffer:
         """The bytes."""
-        faults = self._disk.faults
-        if digest in self.files and faults.roll("picture missing"):
+        faults, occasion = self._disk.faults, 4.0 if self._disk.trouble else 1.0
+        if digest in self.files and faults.roll("picture missing", occasion):
             self._lose(digest)
         elif digest in self.files and faults.roll("picture damaged"):
             # `files` finds the damage by the digest and says so.
@@ -149,12 +169,14 @@ class SimKeeper:
         delay_s = world.between(0.0005, 0.01)
         if self._disk.faults.roll("picture kept late"):
             delay_s = world.between(0.1, 5.0)
+        self._disk.keeping += 1
         world.after(delay_s, self._put, digest, list(parts))
 
     def _put(self, digest: str, parts: list[Buffer]) -> None:
         if self._dead:
             self._disk.world.faults["crash before picture kept"] += 1
             return
+        self._disk.keeping -= 1
         outcome: BlobStored | BlobFailed = BlobStored(digest)
         try:
             self._disk.blobs.put(digest, parts)
@@ -166,3 +188,4 @@ class SimKeeper:
     def die(self) -> None:
         """The process is gone; what it had not put is lost."""
         self._dead = True
+        self._disk.keeping = 0

@@ -45,20 +45,24 @@ class SimEngine:
         world: World,
         faults: Faults,
         wake: Callable[[], None],
-        attempt: Callable[[bool], None],
+        attempt: Callable[[str], None],
+        in_session: Callable[[], bool],
     ) -> None:
         self._world, self._faults, self._wake = world, faults, wake
-        #: Called when the child takes up a request, with whether that will end badly.
+        self._in_session = in_session
+        #: Called with what becomes of the request under way: "begun", "spoilt", "cut".
         self._attempt = attempt
         self._said: deque[events.Event] = deque()
         #: Number of the child that is alive; what an earlier one would do does not happen.
         self._life = 0
         self._alive = False
+        #: It is at a request.
+        self._busy = False
         self._loaded = ""
         #: Seconds of a load, of a step, and from start to ready.
         self._load_s = world.between(0.05, 2.0)
         self._step_s = world.rng.choice((0.01, 0.05, 0.2, 1.0)) * world.between(0.5, 1.5)
-        self._start_s = world.between(0.1, 1.5)
+        self._start_s = world.between(0.1, 2.5)
 
     def receive(self) -> Iterator[events.Event]:
         """Everything the child has said since."""
@@ -71,6 +75,13 @@ class SimEngine:
     def stop(self) -> None:
         """End the child."""
         self._life += 1
+
+    def end_idle(self) -> bool:
+        """A child that waits for a request ends by itself; False when there is none."""
+        idle = self._alive and not self._busy
+        if idle:
+            self._die("The engine was ended by SIGSEGV.", "engine_crashed")
+        return idle
 
     def carry_out(self, effect: fx.Effect) -> events.FileVanished | None:
         """Do what the machine wants of the child."""
@@ -103,7 +114,7 @@ class SimEngine:
 
     def _start(self) -> None:
         self._life += 1
-        self._alive, self._loaded = False, ""
+        self._alive, self._busy, self._loaded = False, False, ""
         if self._faults.roll("engine does not start"):
             self._later(self._start_s, self._die, "The engine ended at once.", "engine_crashed")
         else:
@@ -115,17 +126,25 @@ class SimEngine:
 
     def _die(self, reason: str, code: ErrorCode, ours: bool = False) -> None:
         self._life += 1
+        alive, self._alive = self._alive, False
         signal = "SIGKILL" if ours else "SIGSEGV"
         info = ErrorInfo(code=code, message=reason, signal=signal, log_tail=("last words",))
-        self._say(events.EngineDied(info, ours=ours, was_ready=self._alive))
+        self._say(events.EngineDied(info, ours=ours, was_ready=alive))
 
     def _draw(self, draw: child.Draw) -> None:
+        if not self._alive:
+            return  # its death is not seen yet; what is asked of it is lost
+        self._busy = True
         world, ticket, prompt = self._world, draw.ticket, draw.params.prompt
         steps = draw.params.steps
         load_s = 0.0 if self._loaded == draw.context else self._load_s
         self._loaded = draw.context
         doom = self._doom(prompt, draw.seed)
-        self._attempt(bool(doom))
+        self._attempt("begun")
+        if doom:
+            self._attempt("spoilt")
+        if self._faults.roll("connection breaks as an image is begun"):
+            self._attempt("cut")
         at_s = world.between(0.001, 0.01)
         self._later(at_s, self._frame, child.Began(ticket=ticket))
         stops = [("loading", 0, load_s)] if load_s else []
@@ -143,7 +162,21 @@ class SimEngine:
         drawn = child.Drawn(
             ticket=ticket, width=64, height=64, channels=3, load_s=load_s, draw_s=at_s
         )
-        self._later(at_s, self._say, events.PictureDrawn(drawn, pixels(prompt, draw.seed)))
+        self._later(at_s, self._done, events.PictureDrawn(drawn, pixels(prompt, draw.seed)))
+
+    def _done(self, event: events.Event) -> None:
+        self._busy = False
+        drawn = isinstance(event, events.PictureDrawn) and not self._in_session()
+        if drawn and self._faults.roll("engine declines without a session"):
+            self._attempt("spoilt")
+            no = child.Declined(
+                ticket=event.drawn.ticket,
+                code="engine_error",
+                message="It cannot be.",
+                loading=False,
+            )
+            event = events.EngineSpoke(no)
+        self._say(event)
 
     def _doom(self, prompt: str, seed: int) -> str:
         if is_poison(prompt, seed):
@@ -160,7 +193,7 @@ class SimEngine:
             if loading:
                 self._loaded = ""
             no = child.Declined(ticket=ticket, code=code, message="It cannot be.", loading=loading)
-            self._later(at_s, self._frame, no)
+            self._later(at_s, self._done, events.EngineSpoke(no))
 
 
 class SimEncoder:
@@ -173,9 +206,10 @@ class SimEncoder:
         worker: str,
         spoilt: Callable[[wire.Attempt], None],
         notify: Callable[[events.Event], None],
+        in_session: Callable[[], bool],
     ) -> None:
         self._world, self._faults, self._worker = world, faults, worker
-        self._spoilt, self._notify = spoilt, notify
+        self._spoilt, self._notify, self._in_session = spoilt, notify, in_session
         self._dead = False
 
     def order(self, effect: fx.EncodePicture) -> None:
@@ -185,7 +219,10 @@ class SimEncoder:
     def _done(self, effect: fx.EncodePicture) -> None:
         if self._dead:
             return
-        if self._faults.roll("encoding fails"):
+        alone = not self._in_session()
+        if self._faults.roll("encoding fails") or (
+            alone and self._faults.roll("encoding fails without a session")
+        ):
             error = ErrorInfo(code="internal", message="No memory for the file.")
             self._spoilt(effect.attempt)
             self._notify(events.EncodingFailed(effect.attempt, error))

@@ -11,6 +11,7 @@ from tests.simulation.client import ClientBox, Visitor, Wish
 from tests.simulation.faults import AT_MOMENTS, Faults
 from tests.simulation.ledger import Ledger
 from tests.simulation.manager import ManagerBox
+from tests.simulation.meddler import Meddler
 from tests.simulation.network import ZMTP_S, Host, Line
 from tests.simulation.worker import OTHER, TINY, WorkerBox
 from tests.simulation.world import Process, World
@@ -45,7 +46,7 @@ class Fates:
         ports = self.manager.ports
         self.workers = [
             WorkerBox(world, self.faults, self.ledger, ports["worker"], f"gpu{n}", SHELVES[n])
-            for n in range(rng.choice((1, 2, 2, 3, 3, 4)))
+            for n in range(rng.choice((1, 1, 2, 2, 3, 4)))
         ]
         self.clients = [
             ClientBox(world, self.ledger, ports["client"], f"client{n}")
@@ -55,6 +56,8 @@ class Fates:
         self.wishes: list[Wish] = []
         #: Clients that do not come back.
         self.gone: set[str] = set()
+        self.manager.disk.on_trouble = self._in_trouble
+        world.late_s = Meddler(world, self.faults, self._visit_at_once).late_s
         self._acts: dict[str, Callable[[], bool]] = {
             "connection breaks": lambda: self._break(0.05),
             "connection breaks unnoticed": lambda: self._break(ZMTP_S),
@@ -70,20 +73,24 @@ class Fates:
             "worker is killed": self._worker_killed,
             "worker is told to leave": lambda: self._worker_leaves(1),
             "worker is told to leave at once": lambda: self._worker_leaves(2),
-            "worker pauses": lambda: self._pause(self._any(self.workers)),
+            "worker pauses": lambda: self._pause(self.world.rng.choice(self.workers)),
+            "idle engine ends": lambda: world.rng.choice(self.workers).engine_ends(),
             "all workers pause, and a petition comes": self._all_pause,
             "client is killed and comes back": lambda: self._client_killed(back=True),
             "client is killed for good": lambda: self._client_killed(back=False),
-            "client pauses": lambda: self._pause(self._any(self.clients)),
+            "client pauses": lambda: self._pause(self.world.rng.choice(self.clients)),
             "wall clock a day forward": lambda: self._jump(_DAY_S),
             "wall clock a day back": lambda: self._jump(-_DAY_S),
             "cancel": self._cancel,
             "cancel by another": self._cancel_by_another,
             "cancel before submit": self._cancel_before_submit,
+            "detach": self._detach,
+            "detach by another": self._detach_by_another,
             "attach": lambda: self._visit_one(lambda pid: wire.Attach(id=pid)),
             "fetch again": lambda: self._visit_one(lambda pid: wire.Attach(id=pid, again=True)),
             "submit again elsewhere": self._submit_elsewhere,
             "retry": self._retry,
+            "retry of anything": lambda: self._visit_one(lambda pid: wire.Retry(id=pid)),
             "purge": self._purge,
             "purge all": lambda: self._visit(wire.Purge()),
             "question": self._question,
@@ -144,11 +151,13 @@ class Fates:
 
     # --- wires ---
 
-    def _any(self, boxes: list) -> Process:
-        return self.world.rng.choice(boxes)
+    @property
+    def peers(self) -> list[WorkerBox | ClientBox]:
+        """Everybody who dials the manager."""
+        return [*self.workers, *self.clients]
 
     def _peer(self) -> WorkerBox | ClientBox:
-        return self.world.rng.choice([*self.workers, *self.clients])
+        return self.world.rng.choice(self.peers)
 
     def _break(self, learn_s: float) -> bool:
         dealer = self._peer().dealer
@@ -183,6 +192,15 @@ class Fates:
         host.cut_up = host.cut_down = False
         for line in self._lines(host):
             line.heal()
+
+    def _in_trouble(self) -> None:
+        """The disk makes trouble; seldom is that all."""
+        if self.faults.roll("trouble brings trouble"):
+            also = [self._jam_down, self._jam_down, *[lambda: self._break(0.05)] * 3]
+            also += [self._manager_stops] if self.world.chance(0.3) else []
+            also += [lambda: self._visit_one(lambda pid: wire.Attach(id=pid, again=True))] * 2
+            for act in also:
+                self.world.after(self.world.between(0.3, 3.0), act)
 
     def _jam_down(self) -> bool:
         self._peer().host.jam_down_until = self.world.now + self.world.between(0.1, 4.0)
@@ -236,7 +254,7 @@ class Fates:
         box = self.world.rng.choice(self.clients)
         if not box.alive:
             return False
-        box.end(polite=self.world.chance(0.2))
+        box.end(polite=self.world.chance(0.5))
         if back:
             self.world.after(self.world.rng.choice((0.2, 3.0, 35.0)), box.start)
         else:
@@ -279,6 +297,20 @@ class Fates:
         if open_ids:
             box.cancels(self.world.rng.choice(open_ids))
         return bool(open_ids)
+
+    def _detach(self) -> bool:
+        box = self.world.rng.choice(self.clients)
+        open_ids = sorted(box.listens_for)
+        if open_ids:
+            box.lets_go(self.world.rng.choice(open_ids))
+        return bool(open_ids)
+
+    def _detach_by_another(self) -> bool:
+        # Its petition may never have come to the manager.
+        return self._visit(wire.Detach(id=self.world.rng.choice(self.wishes).id))
+
+    def _visit_at_once(self, *words: wire.Message) -> None:
+        self._visit(*words, stays_s=2.0)
 
     def _visit(self, *words: wire.Message, stays_s: float = 0.0) -> bool:
         stays_s = stays_s or self.world.rng.choice((2.0, 10.0, 40.0))

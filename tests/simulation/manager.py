@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sdistrib import limits
+from sdistrib.errors import StoreError
 from sdistrib.protocol import messages as wire
 from sdistrib_manager import effects as fx
 from sdistrib_manager import events, invariants
@@ -49,6 +50,8 @@ class ManagerBox(Process):
         self.loop: product.Loop | None = None
         self._keeper: SimKeeper | None = None
         self._boot = 0.0
+        #: Events that managers took in here.
+        self._events = 0
         self._woke_at = self._planned_s = 0.0
 
     @property
@@ -71,7 +74,7 @@ class ManagerBox(Process):
             routers = {name: Router(self.world, port, self) for name, port in self.ports.items()}
             self.world.maker = self
             self.loop = product.Loop(storage, routers, self.clock)  # type: ignore[arg-type]
-        except product.StoreError:
+        except StoreError:
             self.world.after(1.0, self.start)
             return
         for name, port in self.ports.items():
@@ -178,7 +181,9 @@ class ManagerBox(Process):
             entry = manager.state.queue.entries.get(petition_id)
             if entry is not None:
                 invariants._check_entry(entry)
-        if self.world.events % 10 == 0:
+        invariants._check_leases(manager.state)
+        self._events += 1
+        if self._events % 10 == 0:
             invariants.check_invariants(manager)
 
 

@@ -8,6 +8,7 @@ off in one direction or both: what is under way then waits, and arrives late or 
 import itertools
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sdistrib.protocol.codec import Buffer
@@ -57,12 +58,14 @@ class Line:
 
     def send_up(self, frames: list[Buffer]) -> None:
         """The peer says something."""
-        self.up_at = max(self.up_at, self.world.now + self.host.delay_s(self.world))
+        late_s = self.world.late_s(self, frames)
+        self.up_at = max(self.up_at, self.world.now + self.host.delay_s(self.world) + late_s)
         self.world.at(self.up_at, self._arrive_up, frames)
 
     def send_down(self, frames: list[Buffer]) -> None:
         """The manager says something."""
-        self.down_at = max(self.down_at, self.world.now + self.host.delay_s(self.world))
+        late_s = self.world.late_s(self, frames)
+        self.down_at = max(self.down_at, self.world.now + self.host.delay_s(self.world) + late_s)
         self.world.at(self.down_at, self._arrive_down, frames)
 
     def _arrive_up(self, frames: list[Buffer]) -> None:
@@ -223,4 +226,4 @@ class Port:
         self.router: Router | None = None
         self.routes = itertools.count(1 if name == "client" else 1 << 24)
         #: Whether the manager dies at the send under way.
-        self.dies_at_send = lambda: False
+        self.dies_at_send: Callable[[], bool] = lambda: False

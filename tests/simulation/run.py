@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 
+from tests.simulation import coverage
 from tests.simulation.plants import planted
 from tests.simulation.stage import staged
 from tests.simulation.story import EVENTS_MIN, Story
@@ -54,10 +55,14 @@ class Outcome:
         """How often each fault happened, and each event in each state, rarest first."""
         lines = [f"{count:9}  {kind}" for kind, count in sorted(self.faults.items(), key=_count)]
         lines += [
-            f"{count:9}  {who}: {kind} [{where}]"
-            for (who, kind, where), count in sorted(self.met.items(), key=_count)
+            f"{count:9}  {coverage.name(pair)}{coverage.remark(pair)}"
+            for pair, count in sorted(coverage.states(self.met).items(), key=_count)
         ]
         return "\n".join(lines)
+
+    def seldom(self) -> list[str]:
+        """What a whole run should have met often, and did not."""
+        return coverage.missing(self.faults, coverage.states(self.met))
 
 
 def _count(item: tuple[object, int]) -> int:

@@ -23,7 +23,7 @@ class Story(Fates):
         """
         world = self.world
         self.manager.start()
-        for box in (*self.workers, *self.clients):
+        for box in self.peers:
             world.after(world.between(0.0, 1.0), box.start)
         try:
             self.make_petitions()
@@ -44,7 +44,7 @@ class Story(Fates):
         self.faults.active = False
         self.manager.disk.full_until = 0.0
         self.manager.start()
-        for box in (*self.workers, *self.clients):
+        for box in self.peers:
             self.mend(box.host)
             box.host.jam_down_until = box.host.jam_up_until = 0.0
             if box.name not in self.gone:
@@ -58,7 +58,7 @@ class Story(Fates):
         quiet_since = world.now
         while world.now < quiet_since + QUIET_S:
             world.run_until(world.now + 2.0)
-            for box in (*self.workers, *self.clients):
+            for box in self.peers:
                 if box.name not in self.gone and not box.alive:
                     box.start()
             for worker in self.workers:
@@ -74,12 +74,12 @@ class Story(Fates):
             return ["no manager"]
         left = [f"{e.id[-4:]} is {e.state}: {e.reason}" for e in state.queue if not e.ended]
         left += [f"half a picture from {key[0]}" for key in state.arriving]
-        left += [f"{worker.name} has leases" for worker in state.roster if worker.leases]
+        left += [f"{one.name} has leases" for one in state.roster if one.leases]
         for box in self.clients:
             left += [f"{box.name} was not told of {pid[-4:]}" for pid in sorted(box.listens_for)]
-        for box in self.workers:
-            if box.loop is not None and len(box.loop._worker._results):
-                left.append(f"{box.name} holds {box.loop._worker._results.attempts()}")
+        for worker in self.workers:
+            if worker.loop is not None and len(worker.loop._worker._results):
+                left.append(f"{worker.name} holds {worker.loop._worker._results.attempts()}")
         left += [visitor.name for visitor in self.visitors if visitor.alive]
         return left
 
@@ -127,5 +127,5 @@ class Story(Fates):
 
     def _curtain(self) -> None:
         self.manager.end(0.0)
-        for box in (*self.workers, *self.clients):
+        for box in self.peers:
             box.end()

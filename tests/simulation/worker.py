@@ -53,7 +53,7 @@ class WorkerBox(Process):
         worker = Worker(settings, self.files)
         self._watch_over(worker)
         self.dealer = Dealer(self.world, self.host, self, self.port)
-        self.engine = SimEngine(self.world, self.faults, self.wake, self._attempt)
+        self.engine = SimEngine(self.world, self.faults, self.wake, self._attempt, self._in_session)
         self.world.maker = self
         self.loop = product.Loop(worker, self.dealer, (), {})  # type: ignore[arg-type]
         self.alive = True
@@ -69,16 +69,28 @@ class WorkerBox(Process):
             notify(event)
             self.wake()
 
-        self._encoder = SimEncoder(self.world, self.faults, self.name, self.ledger.spoilt, told)
+        self._encoder = SimEncoder(
+            self.world, self.faults, self.name, self.ledger.spoilt, told, self._in_session
+        )
         return self._encoder
 
-    def _attempt(self, doomed: bool) -> None:
+    def _in_session(self) -> bool:
+        return self.loop is not None and self.loop._worker._session.is_open
+
+    def engine_ends(self) -> bool:
+        """The idle engine ends; False when there is none."""
+        return self.alive and self.engine is not None and self.engine.end_idle()
+
+    def _attempt(self, fate: str) -> None:
         assert self.loop is not None
         running = self.loop._worker._making.drawing.running
         assert running is not None
-        self.ledger.begun(running.job.attempt)
-        if doomed:
+        if fate == "begun":
+            self.ledger.begun(running.job.attempt)
+        elif fate == "spoilt":
             self.ledger.spoilt(running.job.attempt)
+        elif self.dealer is not None and self.dealer.line is not None:
+            self.dealer.line.end(0.0, 0.05)
 
     def take_turn(self) -> None:
         """What `Loop.run` does around each turn."""

@@ -47,6 +47,8 @@ class World:
         self.told = told
         #: The process whose loop is being made.
         self.maker: Any = None
+        #: Seconds that a message on a line takes beyond what that line takes for all.
+        self.late_s: Callable[[Any, list[Any]], float] = lambda _line, _frames: 0.0
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
 
