@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 #: How often each word is one to meddle with: all of the seldom ones, few of the frequent.
 _CHANCES: dict[type[wire.Message], float] = {
     wire.TooLate: 0.8,
-    wire.Failed: 0.3,
+    wire.Failed: 0.5,
     wire.Revoked: 0.6,
     wire.Started: 0.12,
-    wire.Result: 0.12,
+    wire.Result: 0.15,
     wire.Step: 0.006,
-    wire.ProgressSeen: 0.012,
+    wire.ProgressSeen: 0.02,
     wire.ResultSeen: 0.03,
 }
 _WORDS = {b"\1" + wire.verb(kind).encode(): chance for kind, chance in _CHANCES.items()}
