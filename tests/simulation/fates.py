@@ -57,7 +57,8 @@ class Fates:
         #: Clients that do not come back.
         self.gone: set[str] = set()
         self.manager.disk.on_trouble = self._in_trouble
-        world.late_s = Meddler(world, self.faults, self._visit_at_once).late_s
+        meddler = Meddler(world, self.faults, self._visit_at_once)
+        world.late_s, world.refuses = meddler.late_s, meddler.refuses
         self._acts: dict[str, Callable[[], bool]] = {
             "connection breaks": lambda: self._break(0.05),
             "connection breaks unnoticed": lambda: self._break(ZMTP_S),

@@ -34,6 +34,7 @@ AT_POINTS: dict[str, float] = {
     "a purge overtakes a word": 0.5,
     "a worker's word is late": 0.9,
     "a revoke is late": 0.9,
+    "a receipt is not taken": 0.15,
 }
 #: Times per simulated minute of what happens at any moment, by kind.
 AT_MOMENTS: dict[str, float] = {
@@ -95,7 +96,7 @@ _SELDOM = (
     "trouble brings trouble", "commit fails beside a picture", "a cancel overtakes a word",
     "a purge overtakes a word", "a worker's word is late", "a revoke is late",
     "engine declines without a session", "encoding fails without a session",
-    "connection breaks as an image is begun",
+    "connection breaks as an image is begun", "a receipt is not taken",
 )  # fmt: skip
 
 

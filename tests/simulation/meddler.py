@@ -28,6 +28,9 @@ _CHANCES: dict[type[wire.Message], float] = {
 }
 _WORDS = {b"\1" + wire.verb(kind).encode(): chance for kind, chance in _CHANCES.items()}
 _REVOKE = b"\1" + wire.verb(wire.Revoke).encode()
+#: What a client says of a picture: where its send fails, its session goes on anew with a hello on
+#: the same connection, and nobody knows what of the pictures under way it has.
+_RECEIPTS = {b"\1" + wire.verb(kind).encode() for kind in (wire.ResultSeen, wire.ChunkSeen)}
 _FROM_WORKER = {kind for kind in _CHANCES if kind in wire.WORKER_TO_MANAGER}
 _CODEC = Codec(tuple(_CHANCES))
 #: A visitor's greeting and words are there before a word that is this late, seconds.
@@ -52,6 +55,10 @@ class Meddler:
             return self._world.between(0.0, 4.0) if late else 0.0
         chance = _WORDS.get(head)
         return 0.0 if chance is None else self._meddle(frames, chance)
+
+    def refuses(self, frames: list[Buffer]) -> bool:
+        """A send finds the manager not reading."""
+        return bytes(frames[0]) in _RECEIPTS and self._faults.roll("a receipt is not taken")
 
     def _meddle(self, frames: list[Buffer], chance: float) -> float:
         roll = self._faults.roll

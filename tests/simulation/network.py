@@ -131,6 +131,8 @@ class Dealer:
         """Send now, or say why not."""
         if self.line is None or self.world.now < self.host.jam_up_until:
             return "full"
+        if self.world.refuses(frames):
+            return "full"
         self.line.send_up(frames)
         return "sent"
 

@@ -24,7 +24,7 @@ PLANTS_S = 60.0
 #: Said only to peers that break the protocol, which nobody here does; or nobody here asks for it.
 _UNHEARD: dict[str, set[type[wire.Message]]] = {
     "manager": {wire.Fault},
-    "worker": {wire.Fault},
+    "worker": {wire.Fault, wire.Chunk},
     "client": {wire.Fault, wire.Answer, wire.Purged},
 }
 _DEADLINE_S = 900.0

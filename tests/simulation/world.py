@@ -51,6 +51,8 @@ class World:
         self.late_s: Callable[[Any, list[Any]], float] = lambda _line, _frames: 0.0
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
+        #: Whether a peer's send is refused.
+        self.refuses: Callable[[list[Any]], bool] = lambda _frames: False
 
     @property
     def wall(self) -> float:
