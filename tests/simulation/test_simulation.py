@@ -25,7 +25,7 @@ PLANTS_S = 60.0
 _UNHEARD: dict[str, set[type[wire.Message]]] = {
     "manager": {wire.Fault},
     "worker": {wire.Fault, wire.Chunk},
-    "client": {wire.Fault, wire.Answer, wire.Purged},
+    "client": {wire.Fault, wire.Answer, wire.Purged, wire.ChunkSeen},
 }
 _DEADLINE_S = 900.0
 
