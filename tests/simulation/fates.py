@@ -201,7 +201,12 @@ class Fates:
             also += [self._manager_stops] if self.world.chance(0.3) else []
             also += [lambda: self._visit_one(lambda pid: wire.Attach(id=pid, again=True))] * 2
             for act in also:
-                self.world.after(self.world.between(0.3, 3.0), act)
+                self.world.after(self.world.between(0.3, 3.0), self._also, act)
+
+    def _also(self, act: Callable[[], bool]) -> None:
+        if act():
+            # Each of them is a reason of its own for work that is done twice.
+            self.faults.happened("trouble brings trouble")
 
     def _jam_down(self) -> bool:
         self._peer().host.jam_down_until = self.world.now + self.world.between(0.1, 4.0)
