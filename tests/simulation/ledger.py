@@ -150,6 +150,8 @@ class Ledger:
         if not again:
             fewer = len(row.failures) < len(before.failures) or row.losses < before.losses
             self.check(not fewer, f"{name}: failures or losses are forgotten")
+        if row.seen:
+            self.check(key in self.delivered, f"{name} is kept as seen, and nobody ever got it")
         was, now = before.result, row.result
         if row.state == "done":
             self.check(now is not None, f"{name} is done without result")
