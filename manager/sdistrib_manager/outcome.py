@@ -248,7 +248,7 @@ def review(state: State) -> None:
 
 def _keep_clock(state: State) -> None:
     """Remaining times are kept now and then: time with the manager down does not count."""
-    if state.now < state.clock_due_at:
+    if state.now < state.clock_due_at or state.store_trouble:
         return
     state.clock_due_at = state.now + limits.CLOCK_KEEP_S
     state.keep(Clock(state.uptime_s), soft=True)

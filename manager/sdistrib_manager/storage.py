@@ -64,6 +64,9 @@ class Storage:
             self._folder.drop_ballast()
         manager = Manager(self._settings, now, wall, self.store.load())
         manager.state.store_trouble = trouble
+        if trouble:
+            # What a review keeps would fail again, and everything be read again, turn after turn.
+            manager.state.next_review_at = now + limits.BEAT_S
         self._trouble, self._probe_at = trouble, now + _PROBE_S
         return manager
 

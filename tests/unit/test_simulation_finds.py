@@ -11,7 +11,10 @@ from sdistrib_client import effects, events
 from sdistrib_client.requests import Requests
 from sdistrib_manager import effects as fx
 from sdistrib_manager.events import BlobMissing, StoreRecovered
-from sdistrib_manager.rows import ImageRow
+from sdistrib_manager.rows import ImageRow, PetitionStateRow
+from sdistrib_manager.state import Settings
+from sdistrib_manager.storage import Storage
+from sdistrib_manager.store.memory import MemoryBlobs, MemoryStore
 from tests.support import rig
 from tests.support.farm import Client, Farm, Worker, petition_id
 
@@ -65,6 +68,24 @@ def test_no_picture_goes_while_its_row_cannot_be_kept(farm):
     farm.happen(StoreRecovered())
     assert farm.kept(fx.DropBlob)
     assert [row.kept for row in farm.rows(ImageRow)][-1] is False
+
+
+def test_a_manager_in_trouble_does_not_read_everything_again_in_each_turn():
+    storage = Storage(Settings("sdistrib test"), MemoryStore(), MemoryBlobs())
+    manager = storage.manager(100.0, 0.0, trouble="the disk is full")
+    assert manager.next_deadline() == 100.0 + limits.BEAT_S
+    assert storage.manager(100.0, 0.0).next_deadline() <= 100.0
+
+
+def test_remaining_times_are_not_kept_while_nothing_can_be(farm):
+    Client(farm).submits(timeout_s=900.0)
+    farm.manager.state.store_trouble = "the disk is full"
+    before = len(farm.rows(PetitionStateRow))
+    farm.wait(limits.CLOCK_KEEP_S + 2)
+    assert len(farm.rows(PetitionStateRow)) == before
+    farm.happen(StoreRecovered())
+    farm.wait(2)
+    assert len(farm.rows(PetitionStateRow)) == before + 1
 
 
 def test_a_picture_that_is_lost_while_it_waits_for_credit_is_sent_once(farm):
