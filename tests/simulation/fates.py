@@ -273,9 +273,9 @@ class Fates:
 
     def _inventory(self) -> bool:
         box = self.world.rng.choice(self.workers)
-        before = box.files
+        whole = SHELVES[self.workers.index(box)]
         box.publish(self.world.rng.choice(((), (TINY,), (OTHER,))))
-        self.world.after(self.world.between(0.5, 10.0), box.publish, before)
+        self.world.after(self.world.between(0.5, 10.0), box.publish, whole)
         return True
 
     def _shut(self) -> bool:
