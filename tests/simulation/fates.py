@@ -98,7 +98,7 @@ class Fates:
             "inventory changes": self._inventory,
             "worker is shut for a while": self._shut,
             "wish about workers": self._wish_of_workers,
-            "worker is drained": lambda: self._control("drain", self._any(self.workers).name),
+            "worker is drained": lambda: self._control("drain", self.world.rng.choice(self.workers).name),
         }
 
     def make_petitions(self) -> None:
@@ -291,7 +291,7 @@ class Fates:
 
     def _wish_of_workers(self) -> bool:
         rng = self.world.rng
-        names = (self._any(self.workers).name,) if rng.random() < 0.7 else ()
+        names = (self.world.rng.choice(self.workers).name,) if rng.random() < 0.7 else ()
         return self._control(rng.choice(("pause", "pause", "resume", "resume", "unload")), *names)
 
     def _known(self) -> list[Wish]:

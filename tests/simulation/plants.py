@@ -15,15 +15,14 @@ from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib_client.requests import Requests
-from sdistrib_manager import arrival, delivery, floor, machine, outcome, restore
+from sdistrib_manager import arrival, delivery, dispatch, floor, machine, outcome, restore
 from sdistrib_manager.clients import Client
 from sdistrib_manager.effects import Keep
 from sdistrib_manager.loop import Loop
 from sdistrib_manager.machine import Manager
 from sdistrib_manager.queue import Entry, Image
-from sdistrib_manager.roster import Worker
+from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import ImageRow, Snapshot, Tombstone
-from sdistrib_manager.scheduler.fifo import Choice
 from sdistrib_manager.state import Arrival, State
 from sdistrib_manager.storage import Storage
 from sdistrib_worker.results import Results
@@ -121,7 +120,7 @@ def _restore_without_grace(state: State, kept: Snapshot) -> None:
 
 # --- attempts and time ---
 
-_handle, _grant = Manager.handle, floor._grant
+_handle, _issue = Manager.handle, dispatch._issue
 
 
 def _handle_by_wall(self: Manager, event: Any, now: float, wall: float = 0.0) -> list[Any]:
@@ -129,11 +128,10 @@ def _handle_by_wall(self: Manager, event: Any, now: float, wall: float = 0.0) ->
     return _handle(self, event, wall - began, wall)
 
 
-def _grant_old_numbers(state: State, choice: Choice) -> None:
-    issued = choice.entry.image(choice.index).issued
-    for number in [number for number, one in issued.items() if not one.live]:
-        del issued[number]
-    _grant(state, choice)
+def _issue_old_numbers(state: State, worker: Worker, entry: Entry, image: Image) -> Lease:
+    for number in [number for number, one in image.issued.items() if not one.live]:
+        del image.issued[number]
+    return _issue(state, worker, entry, image)
 
 
 def _hear_without_scheduling(state: State, worker: Worker) -> None:
@@ -194,7 +192,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         Plant(Manager, "handle", _handle_by_wall),
         Plant(Manager, "next_deadline", lambda _: math.inf),
     ),
-    "attempt numbers are used again": (Plant(floor, "_grant", _grant_old_numbers),),
+    "attempt numbers are used again": (Plant(dispatch, "_issue", _issue_old_numbers),),
     "a suspect that recovers gets nothing": (Plant(floor, "_heard", _hear_without_scheduling),),
     "a picture counts as seen when it is sent": (Plant(delivery, "_launch", _launch_as_seen),),
     "what a new hello missed stays under way": (Plant(Client, "unsend", lambda _: None),),
