@@ -98,7 +98,9 @@ class Fates:
             "inventory changes": self._inventory,
             "worker is shut for a while": self._shut,
             "wish about workers": self._wish_of_workers,
-            "worker is drained": lambda: self._control("drain", self.world.rng.choice(self.workers).name),
+            "worker is drained": lambda: self._control(
+                "drain", self.world.rng.choice(self.workers).name
+            ),
         }
 
     def make_petitions(self) -> None:
@@ -129,9 +131,15 @@ class Fates:
             images=rng.choice((1, 1, 2, 3, 5, 8)),
             timeout_s=rng.choice((0.0, 0.0, 0.0, 0.0, 5.0, 20.0)),
             cancel_on_disconnect=rng.random() < 0.1,
+            priority=rng.choice(("normal", "normal", "high", "low")),
+            hedge=rng.random() < 0.7,
+            exact=rng.random() < 0.2,
         )  # fmt: skip
+        petition_id = f"{rng.getrandbits(64):016x}{number:016x}"
+        if not petition.hedge:
+            self.ledger.unhedged.add(petition_id)
         return Wish(
-            f"{rng.getrandbits(64):016x}{number:016x}", encode_petition(petition), prompt,
+            petition_id, encode_petition(petition), prompt,
             petition.seed, petition.images, petition.timeout_s,
         )  # fmt: skip
 

@@ -56,6 +56,9 @@ class Ledger:
         self.grants: dict[wire.Attempt, Process] = {}
         self.executions: Counter[Key] = Counter()
         self.failures: Counter[Key] = Counter()
+        #: How often the manager openly had an image drawn twice; petitions that forbid it.
+        self.races: Counter[Key] = Counter()
+        self.unhedged: set[str] = set()
         self._says: dict[type[wire.Message], Callable[[Any], None]] = {
             wire.Accepted: self._accepted,
             wire.Result: self._result,
@@ -242,6 +245,12 @@ class Ledger:
             self.check(kept, f"{name} is granted and not kept")
             self.check(attempt not in self.grants, f"{name} is granted twice")
             self.grants[attempt] = peer
+            live = [one for one in row.issued if one.live] if row is not None else []
+            if row is not None and len(live) > 1:
+                self.check(len(live) == 2, f"{name} is the third at its image")
+                self.check(attempt.id not in self.unhedged, f"{name} races, which nobody allowed")
+                self.check(not row.failures, f"{name} races with what failed before")
+                self.races[attempt.id, attempt.index] += 1
 
     # --- what else happens ---
 
@@ -286,9 +295,9 @@ class Ledger:
             self.check(known, f"{pid[-4:]} was accepted and is lost")
 
     def executions_are_bounded(self, excuses: int, keys: Iterable[Key] | None = None) -> None:
-        """An image is begun once, and once more for each thing that went wrong with it."""
+        """An image is begun once, once more for each race and each thing that went wrong with it."""
         for key in self.executions if keys is None else keys:
-            most = 1 + self.failures[key] + excuses
+            most = 1 + self.failures[key] + self.races[key] + excuses
             count = self.executions[key]
             name = f"{key[0][-4:]}/{key[1]}"
             self.check(count <= most, f"{name} was begun {count} times, {most} is most")

@@ -116,7 +116,8 @@ class ManagerBox(Process):
             self.world.after(self.world.between(0.1, 3.0), self.start)
             return
         due_s = loop._manager.next_deadline() - self.clock()
-        self._planned_s = 0.0 if loop._events else min(max(due_s, 0.0), limits.BEAT_S)
+        most_s = product._SOFT_S if loop._soft else limits.BEAT_S
+        self._planned_s = 0.0 if loop._events else min(max(due_s, 0.0), most_s)
         self.wake(self.world.now + max(self._planned_s, 0.0 if loop._events else 0.001))
 
     def ask_to_stop(self) -> None:

@@ -75,6 +75,8 @@ class Story(Fates):
         left = [f"{e.id[-4:]} is {e.state}: {e.reason}" for e in state.queue if not e.ended]
         left += [f"half a picture from {key[0]}" for key in state.arriving]
         left += [f"{one.name} has leases" for one in state.roster if one.leases]
+        if self.manager.loop is not None and self.manager.loop._soft:
+            left.append("something is still to be kept")
         for box in self.clients:
             left += [f"{box.name} was not told of {pid[-4:]}" for pid in sorted(box.listens_for)]
         for worker in self.workers:

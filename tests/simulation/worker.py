@@ -154,7 +154,8 @@ class WorkerBox(Process):
             made = Worker.handle(worker, event, now)
             if worker._stops_asked < 2:  # at once: what it is at is given up, wherever that is
                 check_worker(worker)
-            if isinstance(event, events.TurnEnded) and not _stops(made):
+            leaves = worker._stops_asked >= 2 or _stops(made)
+            if isinstance(event, events.TurnEnded) and not leaves:
                 # A poll waits whole milliseconds, so that sums of floats need not be exact.
                 due_at = worker.next_deadline()
                 assert due_at > now - 1e-6, f"{self.name} would spin: {due_at} is due at {now}"
