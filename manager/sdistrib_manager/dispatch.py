@@ -69,9 +69,12 @@ def able(state: State, worker: Worker, job: Job) -> bool:
 
 
 def _fits(state: State, worker: Worker, held: Held) -> bool:
-    """The image did not fail on this worker."""
+    """The image did not fail on this worker, and no two are at it already."""
     lease = cast(Lease, held)
     entry = state.queue.entries[lease.attempt.id]
+    image = entry.image(lease.attempt.index)
+    if sum(issued.live for issued in image.issued.values()) >= LIVE_MAX:
+        return False
     return not outcome.avoids(state, entry, lease.attempt.index, worker)
 
 
@@ -130,11 +133,17 @@ def _race(state: State, worker: Worker, held: Held) -> None:
 
 
 def begun(state: State, worker: Worker, lease: Lease) -> None:
-    """The engine turned to this image; what it began before is drawn."""
+    """The engine turned to this image; what it began before is drawn.
+
+    A worker may say so twice, with `Started` and with `TooLate`, in either order.
+    """
+    lease.revoking = False
+    if lease.started:
+        return
     costs = state.scheduler.costs
     for other in worker.leases.values():
         other.drawn = other.drawn or other.started
-    lease.begun_at, lease.revoking = state.now, False
+    lease.begun_at = state.now
     lease.expected_s = costs.image_s(worker.name, lease.job)
     if worker.context != lease.job.context:
         lease.expected_s += costs.load_s(worker.name, lease.job)

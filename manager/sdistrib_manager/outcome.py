@@ -33,6 +33,7 @@ def attempt_failed(state: State, entry: Entry, image: Image, error: ErrorInfo) -
     """An attempt that had begun ended badly: try again, or give the image up."""
     image.failures.append(error)
     if error.code not in FINAL and any(issued.live for issued in image.issued.values()):
+        state.keep_image(entry, image)
         return  # another worker is at it
     if _may_retry(state, entry, image, error):
         wait_again(state, entry, image)
@@ -44,6 +45,7 @@ def attempt_lost(state: State, entry: Entry, image: Image, worker: Worker, *, be
     """An attempt vanished with its worker, or was given back."""
     image.losses += began
     if any(issued.live for issued in image.issued.values()):
+        state.keep_image(entry, image)
         return
     if image.losses >= state.settings.losses_max:
         text = f"{image.losses} workers vanished while drawing image {image.index}."
@@ -61,7 +63,7 @@ def _may_retry(state: State, entry: Entry, image: Image, error: ErrorInfo) -> bo
 
 def _untried(state: State, entry: Entry, image: Image) -> list[Worker]:
     tried = {failure.worker for failure in image.failures}
-    able = (w for w in state.roster.present() if w.is_open and w.has_all(entry.wanted))
+    able = (w for w in state.roster.present() if w.is_open and w.can(entry.job))
     return [worker for worker in able if worker.name not in tried]
 
 
@@ -207,14 +209,19 @@ def why_waiting(state: State, entry: Entry) -> str:
         worker = here[0]
         more = f", and {len(here) - 1} more take none" if len(here) > 1 else ""
         return f"{worker.name} takes no grants: {worker.standing.reason}{more}"[:_REASON_CHARS]
-    here = [worker for worker in here if worker.is_open]
+    able = [worker for worker in holders if worker.can(entry.job)]
+    here = [worker for worker in able if worker.present and worker.is_open]
     if here:
         busy = ", ".join(sorted(worker.name for worker in here)[:3])
         return f"waiting for a free worker ({busy})"
-    if holders:
-        worker = max(holders, key=lambda w: w.liveness.heard_at)
+    if able:
+        worker = max(able, key=lambda w: w.liveness.heard_at)
         seen_s = state.now - worker.liveness.heard_at
         return f"only on {worker.name}, last seen {seen_s:.0f} s ago"
+    if holders:
+        worker = holders[0]
+        more = f"; nor can {len(holders) - 1} more" if len(holders) > 1 else ""
+        return f"{worker.name} cannot: {worker.lacks(entry.job)}{more}"[:_REASON_CHARS]
     catalogues = [worker.catalogue for worker in state.roster]
     for want in entry.wanted:
         if all(files.find(want.kind, want.name) is None for files in catalogues):
@@ -273,7 +280,7 @@ def _may_be_forgotten(state: State, entry: Entry) -> bool:
 
 def _review_orphan(state: State, entry: Entry) -> None:
     """A petition that no known worker can do does not wait for ever."""
-    if not len(state.roster) or state.roster.holders(entry.wanted):
+    if not len(state.roster) or any(worker.can(entry.job) for worker in state.roster):
         entry.orphaned_at = None
     elif entry.orphaned_at is None:
         entry.orphaned_at = state.now
