@@ -143,3 +143,69 @@ def test_a_grant_of_a_session_that_is_over_is_not_taken():
     made = worker.welcome()
     assert not rig.asked(made)
     assert not rig.said(made, wire.Revoked)
+
+
+@pytest.mark.parametrize("words", [(wire.Started, wire.TooLate), (wire.TooLate, wire.Started)])
+def test_an_image_that_is_begun_is_told_twice_and_counted_once(farm, words):
+    worker = Worker(farm)
+    Client(farm).submits(images=4)
+    first = worker.attempts[0]
+    for word in words:
+        worker.says(word(attempt=first))
+        farm.turn(1.0)
+    (here,) = farm.manager.state.roster
+    assert [lease.attempt for lease in here.holds][0] == first
+    assert here.leases[first].begun_at == farm.now - 2.0
+    assert not here.leases[first].revoking
+
+
+def raced(farm: Farm) -> tuple[Worker, Worker, wire.Attempt, wire.Attempt]:
+    """Two workers at one image: the first takes far longer than was to be expected."""
+    slow = Worker(farm, "slow")
+    Client(farm).submits()
+    first = slow.starts()
+    farm.wait(300, slow)
+    fast = Worker(farm, "fast")
+    assert [(one.index, one.number) for one in fast.attempts] == [(first.index, 2)]
+    return slow, fast, first, fast.attempts[-1]
+
+
+def test_the_failure_of_one_of_two_is_kept_at_once(farm):
+    slow, fast, first, second = raced(farm)
+    fast.starts(second)
+    slow.fails(first)
+    assert [failure.worker for failure in farm.rows(ImageRow)[-1].failures] == ["slow"]
+    farm.restart()
+    fast.reconnects(running=(second,))
+    fast.fails(second)
+    assert farm.rows(ImageRow)[-1].state == "failed"
+
+
+def test_an_image_that_two_are_at_is_not_raced(farm):
+    names = ("first", "second", "third")
+    silent = Worker(farm, names[0])
+    Client(farm).submits()
+    silent.starts()
+    other = Worker(farm, names[1])
+    farm.wait(limits.SUSPECT_S + 1, other)
+    other.starts()
+    silent.says(wire.Beat())
+    farm.wait(300, silent, other)
+    third = Worker(farm, names[2])
+    farm.wait(300, silent, other, third)
+    assert not third.attempts
+
+
+def test_what_no_worker_has_the_memory_for_does_not_wait_for_ever(farm):
+    farm.settings.no_worker_timeout_s = 30.0
+    client, worker = Client(farm), Worker(farm)
+    client.submits(1)
+    pid = client.submits(2, seed=7)
+    worker.fails(worker.starts(worker.attempts[0]), "out_of_memory")
+    worker.says(wire.Revoked(attempt=worker.attempts[-1]))
+    farm.wait(2, worker)
+    why = farm.manager.state.queue.entries[pid].reason
+    assert why == "gpu1 cannot: it ran out of memory at 262144 pixels"
+    farm.wait(35, worker)
+    (failure, *_) = client.last(wire.Finished).failures
+    assert failure.error.code == "no_capable_worker"
