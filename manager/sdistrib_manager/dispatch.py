@@ -69,11 +69,15 @@ def able(state: State, worker: Worker, job: Job) -> bool:
 
 
 def _fits(state: State, worker: Worker, held: Held) -> bool:
-    """The image did not fail on this worker, and no two are at it already."""
+    """The image may go to this worker, or be drawn there as well.
+
+    It did not fail there, no two are at it, and what failed anywhere is not raced.
+    """
     lease = cast(Lease, held)
     entry = state.queue.entries[lease.attempt.id]
     image = entry.image(lease.attempt.index)
-    if sum(issued.live for issued in image.issued.values()) >= LIVE_MAX:
+    live = sum(issued.live for issued in image.issued.values())
+    if live >= LIVE_MAX or (lease.started and image.failures):
         return False
     return not outcome.avoids(state, entry, lease.attempt.index, worker)
 
@@ -95,7 +99,6 @@ def _give(state: State, worker: Worker, entry: Entry) -> wire.Attempt:
     state.take(entry, index)
     _pin(state, worker, entry)
     lease = _issue(state, worker, entry, image)
-    lease.alone = bool(image.failures)
     state.move_image(entry, image, "leased")
     return lease.attempt
 

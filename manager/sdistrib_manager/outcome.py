@@ -214,14 +214,8 @@ def why_waiting(state: State, entry: Entry) -> str:
     if here:
         busy = ", ".join(sorted(worker.name for worker in here)[:3])
         return f"waiting for a free worker ({busy})"
-    if able:
-        worker = max(able, key=lambda w: w.liveness.heard_at)
-        seen_s = state.now - worker.liveness.heard_at
-        return f"only on {worker.name}, last seen {seen_s:.0f} s ago"
     if holders:
-        worker = holders[0]
-        more = f"; nor can {len(holders) - 1} more" if len(holders) > 1 else ""
-        return f"{worker.name} cannot: {worker.lacks(entry.job)}{more}"[:_REASON_CHARS]
+        return _why_not_here(state, entry, holders, able)
     catalogues = [worker.catalogue for worker in state.roster]
     for want in entry.wanted:
         if all(files.find(want.kind, want.name) is None for files in catalogues):
@@ -229,6 +223,17 @@ def why_waiting(state: State, entry: Entry) -> str:
             hint = f"; closest: {near}" if near else ""
             return f"none of {len(catalogues)} workers has {want.kind} {want.name!r}{hint}"
     return "no single worker has all the files it names"
+
+
+def _why_not_here(state: State, entry: Entry, holders: list[Worker], able: list[Worker]) -> str:
+    """Somebody has the files, and is away or cannot draw it."""
+    if able:
+        worker = max(able, key=lambda w: w.liveness.heard_at)
+        seen_s = state.now - worker.liveness.heard_at
+        return f"only on {worker.name}, last seen {seen_s:.0f} s ago"
+    worker = holders[0]
+    more = f"; nor can {len(holders) - 1} more" if len(holders) > 1 else ""
+    return f"{worker.name} cannot: {worker.lacks(entry.job)}{more}"[:_REASON_CHARS]
 
 
 def review(state: State) -> None:

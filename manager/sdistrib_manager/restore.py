@@ -98,7 +98,11 @@ def _restore_pin(state: State, pin: PinRow) -> None:
 
 
 def _image(row: ImageRow) -> Image:
-    issued = {one.number: Issued(one.instance, one.worker, one.live) for one in row.issued}
+    # Other attempts at an image that ended or waits were called off after its row was made.
+    leased = row.state == "leased"
+    issued = {
+        one.number: Issued(one.instance, one.worker, one.live and leased) for one in row.issued
+    }
     return Image(
         index=row.index,
         state=row.state,

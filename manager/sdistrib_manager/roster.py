@@ -40,7 +40,7 @@ class Lease:
     drawn: bool = False
     #: A `Revoke` is under way.
     revoking: bool = False
-    #: Nobody may race it: somebody does, or its image has failed before.
+    #: Nobody may race it: somebody does.
     alone: bool = False
     #: Newest progress, None before the first.
     step: Step | None = None

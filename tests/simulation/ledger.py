@@ -295,7 +295,7 @@ class Ledger:
             self.check(known, f"{pid[-4:]} was accepted and is lost")
 
     def executions_are_bounded(self, excuses: int, keys: Iterable[Key] | None = None) -> None:
-        """An image is begun once, once more for each race and each thing that went wrong with it."""
+        """An image is begun once, and once more for each race and for what went wrong with it."""
         for key in self.executions if keys is None else keys:
             most = 1 + self.failures[key] + self.races[key] + excuses
             count = self.executions[key]

@@ -15,7 +15,7 @@ from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib_client.requests import Requests
-from sdistrib_manager import arrival, delivery, dispatch, floor, machine, outcome, restore
+from sdistrib_manager import arrival, delivery, dispatch, machine, outcome, restore
 from sdistrib_manager.clients import Client
 from sdistrib_manager.effects import Keep
 from sdistrib_manager.loop import Loop
@@ -23,6 +23,8 @@ from sdistrib_manager.machine import Manager
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import ImageRow, Snapshot, Tombstone
+from sdistrib_manager.scheduler import policy
+from sdistrib_manager.scheduler.work import Held
 from sdistrib_manager.state import Arrival, State
 from sdistrib_manager.storage import Storage
 from sdistrib_worker.results import Results
@@ -134,10 +136,12 @@ def _issue_old_numbers(state: State, worker: Worker, entry: Entry, image: Image)
     return _issue(state, worker, entry, image)
 
 
-def _hear_without_scheduling(state: State, worker: Worker) -> None:
-    if worker.liveness.state(state.now) == "suspect":
-        floor._unpark(state, worker)
-    worker.liveness.heard(state.now)
+def _fits_always(state: State, worker: Worker, held: Held) -> bool:
+    return True
+
+
+def _may_race_always(self: Any, box: Any, held: Held) -> bool:
+    return box.context in (None, held.job.context)
 
 
 # --- delivery ---
@@ -160,8 +164,8 @@ def _hand_in_nothing(self: Results) -> None:
     _hand_in(self)
 
 
-def _hello_idle(self: Session, engine: Any, running: Any, holding: Any, inventory: Any) -> None:
-    _hello(self, engine, (), holding, inventory)
+def _hello_idle(self: Session, engine: Any, running: Any, *more: Any) -> None:
+    _hello(self, engine, (), *more)
 
 
 def _result_again(self: Requests, result: wire.Result, body: Buffer) -> None:
@@ -193,7 +197,8 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         Plant(Manager, "next_deadline", lambda _: math.inf),
     ),
     "attempt numbers are used again": (Plant(dispatch, "_issue", _issue_old_numbers),),
-    "a suspect that recovers gets nothing": (Plant(floor, "_heard", _hear_without_scheduling),),
+    "images that failed, or that two are at, are raced": (Plant(dispatch, "_fits", _fits_always),),
+    "a race that nobody allowed": (Plant(policy._Turn, "_may_race", _may_race_always),),
     "a picture counts as seen when it is sent": (Plant(delivery, "_launch", _launch_as_seen),),
     "what a new hello missed stays under way": (Plant(Client, "unsend", lambda _: None),),
     "results are dropped at a reconnect": (Plant(Results, "hand_in", _hand_in_nothing),),

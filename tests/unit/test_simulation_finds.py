@@ -154,7 +154,7 @@ def test_an_image_that_is_begun_is_told_twice_and_counted_once(farm, words):
         worker.says(word(attempt=first))
         farm.turn(1.0)
     (here,) = farm.manager.state.roster
-    assert [lease.attempt for lease in here.holds][0] == first
+    assert next(iter(here.holds)).attempt == first
     assert here.leases[first].begun_at == farm.now - 2.0
     assert not here.leases[first].revoking
 
@@ -206,6 +206,27 @@ def test_what_no_worker_has_the_memory_for_does_not_wait_for_ever(farm):
     farm.wait(2, worker)
     why = farm.manager.state.queue.entries[pid].reason
     assert why == "gpu1 cannot: it ran out of memory at 262144 pixels"
-    farm.wait(35, worker)
+    farm.wait(35, worker, client)
     (failure, *_) = client.last(wire.Finished).failures
     assert failure.error.code == "no_capable_worker"
+
+
+def test_what_failed_before_is_not_raced_after_a_restart(farm):
+    first, second = Worker(farm, "first"), Worker(farm, "second")
+    Client(farm).submits()
+    at, other = (first, second) if first.attempts else (second, first)
+    at.fails(at.starts(), "engine_error")
+    running = other.starts()
+    farm.restart()
+    third = Worker(farm, "third")
+    other.reconnects(running=(running,))
+    farm.wait(300, other, third)
+    assert not third.attempts
+
+
+def test_an_attempt_that_was_called_off_is_not_live_after_a_restart(farm):
+    _, fast, first, second = raced(farm)
+    fast.draws(fast.starts(second))
+    farm.restart()
+    (entry,) = farm.manager.state.queue
+    assert not any(issued.live for issued in entry.image(first.index).issued.values())
