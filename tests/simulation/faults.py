@@ -98,6 +98,8 @@ _SELDOM = (
     "engine declines without a session", "encoding fails without a session",
     "connection breaks as an image is begun", "a receipt is not taken",
 )  # fmt: skip
+#: The manager's own ends, after which nothing is drawn again.
+_RESTARTS = frozenset({"manager crashes", "manager is stopped", "crash after commit"})
 
 
 class Faults:
@@ -115,6 +117,8 @@ class Faults:
         if world.chance(0.3):
             # Where nothing excuses it, a second execution of an image is seen at once.
             self.kinds -= EXCUSES
+            if not calm and world.chance(0.5):
+                self.kinds |= _RESTARTS
 
     def roll(self, kind: str, occasion: float = 1.0) -> bool:
         """Whether it goes wrong here, at an occasion of this weight."""
