@@ -325,5 +325,6 @@ def review(state: State) -> None:
             state.keep(ForgetWorker(worker.name), soft=True)
         if worker.present and worker.liveness.beat_due(state.now):
             state.say("worker", worker.route, wire.Beat())
-    # What was not worth a load, or a slower worker, may be by now.
-    state.schedule_due = state.schedule_due or bool(state.counters.waiting_images)
+    # What was not worth a load, a slower worker or a race may be by now.
+    counters = state.counters
+    state.schedule_due |= bool(counters.waiting_images or counters.running_images)

@@ -230,3 +230,13 @@ def test_an_attempt_that_was_called_off_is_not_live_after_a_restart(farm):
     farm.restart()
     (entry,) = farm.manager.state.queue
     assert not any(issued.live for issued in entry.image(first.index).issued.values())
+
+
+def test_an_idle_worker_races_one_that_becomes_slow(farm):
+    both = Worker(farm, "first"), Worker(farm, "second")
+    Client(farm).submits()
+    slow, idle = both if both[0].attempts else both[::-1]
+    slow.starts()
+    assert not idle.attempts
+    farm.wait(300, slow, idle)
+    assert [attempt.number for attempt in idle.attempts] == [2]
