@@ -12,7 +12,17 @@ from sdistrib.errors import ConfigError, StoreError
 from sdistrib_manager import rows
 from sdistrib_manager.store import sqlite as sqlite_module
 from sdistrib_manager.store.sqlite import SqliteStore
-from tests.support.kept import OnDisk, image, petition, pid, plain, state_row, whole_image
+from tests.support.kept import (
+    COST,
+    OnDisk,
+    image,
+    petition,
+    pid,
+    pin,
+    plain,
+    state_row,
+    whole_image,
+)
 
 #: A database as version 0.2 made it; it never changes, whatever becomes of the schema.
 SCHEMA_1 = """
@@ -83,15 +93,25 @@ PRAGMA user_version = 1;
 )  # fmt: skip
 
 
-@pytest.fixture
-def released(tmp_path: Path) -> Path:
+#: What a database of the version after it has beside that.
+SCHEMA_2 = (
+    SCHEMA_1
+    + """
+DROP INDEX image_blob;
+PRAGMA user_version = 2;
+"""
+)
+
+
+@pytest.fixture(params=[SCHEMA_1, SCHEMA_2], ids=["schema 1", "schema 2"])
+def released(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "state.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.executescript(SCHEMA_1)
+        db.executescript(request.param)
     return path
 
 
-def test_a_database_of_schema_1_is_read_and_written(released: Path) -> None:
+def test_a_database_of_another_schema_is_read_and_written(released: Path) -> None:
     disk = OnDisk(released)
     found = plain(disk.store.load())
     assert found["petitions"] == {pid(1): ("local", 4, b"\x80", "ab" * 32, 1.75e9)}
@@ -104,9 +124,13 @@ def test_a_database_of_schema_1_is_read_and_written(released: Path) -> None:
     assert (done.result.seed, done.result.digest, done.result.width) == (42, "ab" * 32, 64)
     assert waiting == image(index=1, state="waiting", losses=1)
     assert found["uptime_s"] == 86400.5
+    assert (found["costs"], found["pins"]) == ({}, {})
     assert disk.store.used_blobs() == {"ab" * 32}
+    disk.store.commit([pin(1), COST])
+    assert (disk.again().load().pins, disk.store.load().costs) == ([pin(1)], [COST])
     disk.store.commit([petition(5), whole_image(), rows.Forget(pid(1)), rows.ForgetWorker("gpu1")])
     assert set(plain(disk.again().load())["petitions"]) == {pid(5)}
+    assert disk.store.load().pins == []
     disk.store.close()
 
 
@@ -148,7 +172,7 @@ def test_later_schemas_are_applied_in_order_and_each_wholly_or_not_at_all(
 def test_a_database_of_a_newer_version_is_refused_by_number(released: Path) -> None:
     with contextlib.closing(sqlite3.connect(released)) as db:
         db.execute("PRAGMA user_version = 12")
-    with pytest.raises(ConfigError, match=r"schema 12 .*newer sdistrib.* knows 2\b"):
+    with pytest.raises(ConfigError, match=r"schema 12 .*newer sdistrib.* knows 3\b"):
         SqliteStore(released)
     # It was not touched.
     assert "version 12" in _schema(released)

@@ -22,6 +22,7 @@ from sdistrib_manager.store.files import FileBlobs
 from sdistrib_manager.store.sqlite import SqliteStore
 from tests.support.kept import (
     CANARY,
+    COST,
     WORKER,
     InMemory,
     OnDisk,
@@ -30,6 +31,7 @@ from tests.support.kept import (
     image,
     petition,
     pid,
+    pin,
     plain,
     result,
     state_row,
@@ -75,6 +77,8 @@ def test_every_kind_of_row_comes_back(kept: Kept) -> None:
         image(index=999, state="failed"),
         stone(2),
         WORKER,
+        COST,
+        pin(fingerprint="f" * 16),
         rows.Clock(1e6 + 0.5),
     ]
     assert {type(row) for row in everything} | {
@@ -82,6 +86,7 @@ def test_every_kind_of_row_comes_back(kept: Kept) -> None:
         rows.Forget,
         rows.ForgetTombstone,
         rows.ForgetWorker,
+        rows.ForgetCost,
     } == set(rows.Row.__args__)  # fmt: skip - a new kind of row needs a line in this suite
     kept.store.commit(everything)
     found = kept.again().load()
@@ -93,6 +98,8 @@ def test_every_kind_of_row_comes_back(kept: Kept) -> None:
         "images": {(pid(1), 0): whole_image(), (pid(1), 999): image(index=999, state="failed")},
         "tombstones": {pid(2): stone(2)},
         "workers": {WORKER.name: WORKER},
+        "costs": {(COST.worker, COST.context): COST},
+        "pins": {pid(1): pin(fingerprint="f" * 16)},
         "uptime_s": 1e6 + 0.5,
     }
 
@@ -135,6 +142,28 @@ def test_forgetting_takes_the_petition_with_its_images_and_nothing_else(kept: Ke
     # Its id and its number are free for another one.
     kept.store.commit([petition(1)])
     assert len(kept.again().load().petitions) == 2
+
+
+def test_what_was_learned_is_kept_by_worker_and_context_until_it_is_forgotten(kept: Kept) -> None:
+    other = rows.CostRow(worker=COST.worker, context="d")
+    again = rows.CostRow(worker=COST.worker, context=COST.context, load_s=(1.0,))
+    kept.store.commit([COST, other])
+    kept.store.commit([again, rows.ForgetCost("gpu2", COST.context)])
+    assert kept.again().load().costs == [again, other]
+    kept.store.commit([rows.ForgetCost(COST.worker, COST.context)])
+    # What it cost is another matter than who is here.
+    kept.store.commit([rows.ForgetWorker(COST.worker)])
+    assert kept.again().load().costs == [other]
+
+
+def test_a_pin_lives_as_long_as_its_petition(kept: Kept) -> None:
+    kept.store.commit([petition(1), pin(1), petition(2), pin(2)])
+    kept.store.commit([pin(2, contents=(("b" * 64, 1),))])
+    kept.store.commit([rows.Forget(pid(1)), pin(1)])
+    assert kept.again().load().pins == [pin(2, contents=(("b" * 64, 1),))]
+    # A petition of the same id is another one.
+    kept.store.commit([petition(1)])
+    assert len(kept.again().load().pins) == 1
 
 
 def test_rows_come_back_in_order(kept: Kept) -> None:

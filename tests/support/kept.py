@@ -91,6 +91,17 @@ WORKER = rows.WorkerRow(
 )
 
 
+COST = rows.CostRow(
+    worker="gpu1 é", context="c" * 32, load_s=(12.5, 1e-9),
+    step_s=((4096, (0.1, 0.2)), (262_144, (0.5,))), rest_s=((4096, (0.0,)),),
+)  # fmt: skip
+
+
+def pin(number: int = 1, **more: Any) -> rows.PinRow:
+    facts: dict[str, Any] = {"id": pid(number), "contents": (("a" * 64, 14), ("", 2**40))}
+    return rows.PinRow(**{**facts, **more})
+
+
 def plain(snapshot: rows.Snapshot) -> dict[str, Any]:
     """A snapshot in a form that can be compared: memoryviews become bytes, order is by key."""
     return {
@@ -102,6 +113,8 @@ def plain(snapshot: rows.Snapshot) -> dict[str, Any]:
         "images": {(row.id, row.index): row for row in snapshot.images},
         "tombstones": {row.id: row for row in snapshot.tombstones},
         "workers": {row.name: row for row in snapshot.workers},
+        "costs": {(row.worker, row.context): row for row in snapshot.costs},
+        "pins": {row.id: row for row in snapshot.pins},
         "uptime_s": snapshot.uptime_s,
     }
 
