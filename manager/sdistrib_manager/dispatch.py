@@ -1,5 +1,6 @@
 """Carries out what the scheduler decides: grants, takings back, races; and tells it what was so."""
 
+from collections.abc import Hashable
 from typing import cast
 
 from sdistrib.petitions import IMAGE_ENDS
@@ -8,7 +9,7 @@ from sdistrib_manager import outcome
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Issued
 from sdistrib_manager.roster import Lease, Worker
-from sdistrib_manager.rows import CostRow, PinRow
+from sdistrib_manager.rows import CostRow, ForgetCost, PinRow
 from sdistrib_manager.scheduler.costs import Sample
 from sdistrib_manager.scheduler.policy import Give, Race, TakeBack
 from sdistrib_manager.scheduler.work import Held, Job
@@ -159,15 +160,22 @@ def stepped(state: State, worker: Worker, lease: Lease, step: wire.Step) -> None
     lease.step = step
     if step.phase == "sampling" and step.step_s > 0:
         step_s = step.step_s * step.steps / lease.job.steps
-        state.scheduler.costs.step_seen(worker.name, lease.job, step_s)
+        _forget(state, state.scheduler.costs.step_seen(worker.name, lease.job, step_s))
 
 
 def learn(state: State, worker: Worker, entry: Entry, result: wire.Result) -> None:
     """A picture was recorded: what it cost, and what its context is called."""
     sampling_s = result.sampling_s or result.draw_s
     sample = Sample(result.load_s, sampling_s, max(0.0, result.draw_s - sampling_s))
-    state.scheduler.costs.learn(worker.name, entry.job, sample)
+    forgotten = state.scheduler.costs.learn(worker.name, entry.job, sample)
     known = state.scheduler.costs.known(worker.name, entry.job.context)
     if known is not None:
         state.keep(CostRow.of(known), soft=True)
+    _forget(state, forgotten)
     state.contexts[result.context] = cast(str, entry.job.context)
+
+
+def _forget(state: State, pairs: list[tuple[str, Hashable]]) -> None:
+    """What the scheduler does not remember need not be kept either."""
+    for box, context in pairs:
+        state.keep(ForgetCost(box, cast(str, context)), soft=True)

@@ -10,7 +10,7 @@ from sdistrib.models import Catalogue
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_inventory
-from sdistrib_manager import arrival, controls, dispatch, outcome, restore
+from sdistrib_manager import arrival, conflicts, controls, dispatch, outcome, restore
 from sdistrib_manager.jobs import plain_context
 from sdistrib_manager.queue import Issued
 from sdistrib_manager.roster import Lease, Worker
@@ -53,21 +53,26 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
     if worker is None:
         _warn_of_twin(state, hello.name)
         pulse = Liveness(state.now, state.settings.suspect_s, state.settings.gone_s)
-        worker = Worker(route, hello.name, hello.instance, hello.engine, catalogue, pulse)
+        worker = Worker(
+            route, hello.name, hello.instance, hello.engine, catalogue, pulse,
+            declared=hello.declared,
+        )  # fmt: skip
         state.roster.join(worker)
         files = len(catalogue.files)
         state.log("info", f"worker {hello.name} joins: {hello.engine.backend}, {files} files")
     else:
         state.roster.move(worker, route)
-        worker.engine = hello.engine
+        if (worker.engine, worker.declared) != (hello.engine, hello.declared):
+            worker.ceilings.clear()
+        worker.engine, worker.declared = hello.engine, hello.declared
         worker.set_catalogue(catalogue)
         state.log("info", f"worker {hello.name} is back")
     worker.standing = wire.Standing(state=hello.standing, reason=hello.reason)
-    worker.declared = hello.declared
     worker.liveness.heard(state.now)
     state.say(
         "worker", route, wire.Welcome(protocol=wire.VERSION, software=state.settings.software)
     )
+    conflicts.warn(state, worker)
     _compare_leases(state, worker, hello)
     _unpark(state, worker)
     state.schedule_due = True
@@ -102,6 +107,8 @@ def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> No
             if one not in worker.leases
         ]
     for lease in leases:
+        # What was asked for on another connection is not answered on this one.
+        lease.revoking = False
         if lease.attempt not in claimed:
             _release(state, worker, lease, began=False)
     for attempt in [one for one in claimed if one not in worker.leases]:
@@ -206,6 +213,7 @@ def _too_late(state: State, worker: Worker, message: wire.TooLate, _: Buffer) ->
 def _inventory(state: State, worker: Worker, _: wire.Inventory, body: Buffer) -> None:
     worker.set_catalogue(Catalogue(decode_inventory(body)))
     _remember(state, worker.name, body)
+    conflicts.warn(state, worker)
     state.schedule_due = True
 
 

@@ -19,6 +19,7 @@ from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Issued
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.rows import (
+    ForgetCost,
     ImageRow,
     PetitionRow,
     PetitionStateRow,
@@ -41,7 +42,8 @@ def restore(state: State, snapshot: Snapshot) -> None:
     # Workers first: contexts are called by the names that they know.
     _restore_workers(state, snapshot)
     for cost in snapshot.costs:
-        state.scheduler.costs.remember(cost.known())
+        for box, context in state.scheduler.costs.remember(cost.known()):
+            state.keep(ForgetCost(box, cast(str, context)), soft=True)
     pins = {pin.id: pin for pin in snapshot.pins}
     for petition, how_far in zip(snapshot.petitions, snapshot.states, strict=True):
         _restore_petition(state, petition, how_far, images.get(petition.id, []))

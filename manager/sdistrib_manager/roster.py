@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from sdistrib.liveness import Liveness
-from sdistrib.models import Catalogue, Wanted
+from sdistrib.models import Catalogue, ModelFile, Wanted
 from sdistrib.params import ModelKind
 from sdistrib.protocol.messages import (
     Attempt,
@@ -109,7 +109,9 @@ class Worker:
         have = self.contents(kind.wanted) if kind.contents else ()
         if not all(map(_same, kind.contents, have)):
             return "its files of these names are not those that the petition began with"
-        if kind.fingerprint and kind.fingerprint != self.engine.fingerprint:
+        # Of a worker that has not been here since the start no fingerprint is known.
+        known = self.present or self.engine.fingerprint
+        if kind.fingerprint and known and kind.fingerprint != self.engine.fingerprint:
             return f"its engine's fingerprint is not {kind.fingerprint}"
         if 0 < self.declared.max_pixels < kind.pixels:
             return f"{kind.pixels} pixels are more than the {self.declared.max_pixels} it allows"
@@ -190,9 +192,11 @@ class Roster:
     def join(self, worker: Worker) -> None:
         """Add a worker. Away ones of the same name are forgotten: this is what became of them."""
         for other in list(self):
-            if other.name == worker.name and not other.present and not other.leases:
-                if (other.engine, other.declared) == (worker.engine, worker.declared):
-                    worker.ceilings = other.ceilings
+            if other.name != worker.name or other.present:
+                continue
+            if (other.engine, other.declared) == (worker.engine, worker.declared):
+                worker.ceilings |= other.ceilings
+            if not other.leases:
                 del self.by_instance[other.instance]
         self.by_instance[worker.instance] = worker
         self._by_route[worker.route] = worker
@@ -224,6 +228,11 @@ class Roster:
             if file is not None:
                 return file.name
         return None
+
+
+def same_file(one: ModelFile, other: ModelFile) -> bool:
+    """Whether two files have equal contents, as far as both are known."""
+    return _same((one.digest, one.size_bytes), (other.digest, other.size_bytes))
 
 
 def _same(wanted: tuple[str, int], have: tuple[str, int]) -> bool:

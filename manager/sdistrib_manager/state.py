@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.liveness import Liveness
+from sdistrib.params import ModelKind
 from sdistrib.petitions import IMAGE_ENDS, ImageState
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import Attempt, Message, Result, ResultRefused
@@ -116,6 +117,8 @@ class State:
     steering: dict[int, Steering] = field(default_factory=dict)
     #: The last such number.
     steered: int = 0
+    #: Names that mean different files on two workers, and who was warned of.
+    conflicts: set[tuple[ModelKind, str, str, str]] = field(default_factory=set)
     #: Something changed that may let an image go out.
     schedule_due: bool = False
     stopping: bool = False

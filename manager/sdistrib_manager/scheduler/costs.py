@@ -101,8 +101,8 @@ class Costs:
 
     # --- learning ---------------------------------------------------------------------------
 
-    def learn(self, box: str, job: Job, sample: Sample) -> None:
-        """An image was finished."""
+    def learn(self, box: str, job: Job, sample: Sample) -> list[tuple[str, Hashable]]:
+        """An image was finished. Boxes and contexts that are forgotten for it."""
         pair = self._pair(box, job.context)
         if sample.load_s > 0:
             pair.load = pair.load or _Times()
@@ -111,51 +111,40 @@ class Costs:
         pair.step.setdefault(job.pixels, _Times()).add(sample.sampling_s / max(1, job.steps))
         pair.rest.setdefault(job.pixels, _Times()).add(sample.rest_s)
         self._speed_changed(box, job.context)
+        return self._tidy()
 
-    def step_seen(self, box: str, job: Job, step_s: float) -> None:
-        """A running image says how long its steps take; counts while nothing better is known."""
+    def step_seen(self, box: str, job: Job, step_s: float) -> list[tuple[str, Hashable]]:
+        """A running image says how long its steps take; counts while nothing better is known.
+
+        Boxes and contexts that are forgotten for it.
+        """
         pair = self._pairs.get((box, job.context))
-        if step_s > 0 and (pair is None or job.pixels not in pair.step):
-            self._pair(box, job.context).step[job.pixels] = _Times([step_s])
-            self._speed_changed(box, job.context)
+        if step_s <= 0 or (pair is not None and job.pixels in pair.step):
+            return []
+        self._pair(box, job.context).step[job.pixels] = _Times([step_s])
+        self._speed_changed(box, job.context)
+        return self._tidy()
 
     def _pair(self, box: str, context: Hashable) -> _Pair:
         pair = self._pairs.pop((box, context), None) or _Pair()
         self._pairs[box, context] = pair
         self._by_context.setdefault(context, {})[box] = pair
         self._by_box.setdefault(box, {})[context] = pair
-        while len(self._pairs) > PAIRS_MAX:
-            old_box, old_context = next(iter(self._pairs))
-            del self._pairs[old_box, old_context]
-            del self._by_context[old_context][old_box], self._by_box[old_box][old_context]
-            self._all_changed()
         return pair
 
-    def _speed_changed(self, box: str, context: Hashable) -> None:
-        self._speeds.pop(box, None)
-        self._elsewhere_s.pop(box, None)
-        self._seen_s.pop((box, context), None)
-        self._even_s.pop(context, None)
-        self._typical_s.pop(context, None)
-        for name in list(islice(self._speeds, _RENEWED)):
-            del self._speeds[name]
-        for other in list(islice(self._even_s, _RENEWED)):
-            del self._even_s[other]
-
-    def _load_changed(self, box: str, context: Hashable) -> None:
-        self._load_s.pop(box, None)
-        for loads in self._load_s.values():
-            loads.pop(context, None)
-        self._least_load_s = None
-
-    def _all_changed(self) -> None:
-        self._elsewhere_s.clear()
-        self._even_s.clear()
-        self._typical_s.clear()
-        self._load_s.clear()
-        self._seen_s.clear()
-        self._speeds.clear()
-        self._least_load_s = None
+    def _tidy(self) -> list[tuple[str, Hashable]]:
+        """Pairs beyond the limit go, those not used for longest first."""
+        forgotten = list(islice(self._pairs, max(0, len(self._pairs) - PAIRS_MAX)))
+        for box, context in forgotten:
+            del self._pairs[box, context]
+            del self._by_context[context][box], self._by_box[box][context]
+            if not self._by_context[context]:
+                del self._by_context[context]
+            if not self._by_box[box]:
+                del self._by_box[box]
+        if forgotten:
+            self._all_changed()
+        return forgotten
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -270,13 +259,14 @@ class Costs:
             tuple((pixels, times.samples) for pixels, times in pair.rest.items()),
         )
 
-    def remember(self, known: Known) -> None:
-        """Take in what was kept."""
+    def remember(self, known: Known) -> list[tuple[str, Hashable]]:
+        """Take in what was kept. Boxes and contexts that are forgotten for it."""
         pair = self._pair(known.box, known.context)
         pair.load = _Times(known.load_s) if known.load_s else None
         pair.step = {pixels: _Times(samples) for pixels, samples in known.step_s}
         pair.rest = {pixels: _Times(samples) for pixels, samples in known.rest_s}
         self._all_changed()
+        return self._tidy()
 
 
 def _median(figures: Iterable[float]) -> float:
