@@ -146,6 +146,32 @@ class Costs:
             self._all_changed()
         return forgotten
 
+    def _speed_changed(self, box: str, context: Hashable) -> None:
+        self._speeds.pop(box, None)
+        self._elsewhere_s.pop(box, None)
+        self._seen_s.pop((box, context), None)
+        self._even_s.pop(context, None)
+        self._typical_s.pop(context, None)
+        for name in list(islice(self._speeds, _RENEWED)):
+            del self._speeds[name]
+        for other in list(islice(self._even_s, _RENEWED)):
+            del self._even_s[other]
+
+    def _load_changed(self, box: str, context: Hashable) -> None:
+        self._load_s.pop(box, None)
+        for loads in self._load_s.values():
+            loads.pop(context, None)
+        self._least_load_s = None
+
+    def _all_changed(self) -> None:
+        self._elsewhere_s.clear()
+        self._even_s.clear()
+        self._typical_s.clear()
+        self._load_s.clear()
+        self._seen_s.clear()
+        self._speeds.clear()
+        self._least_load_s = None
+
     # --- asking -----------------------------------------------------------------------------
 
     def knows(self, box: str, job: Job) -> bool:
@@ -224,15 +250,14 @@ class Costs:
         return speed
 
     def _reckon_speed(self, box: str) -> float:
-        ratios = []
+        # It is one of them itself, so that two boxes are as far apart as their figures.
+        ratios: list[float] = []
         for context, pair in self._by_box.get(box, {}).items():
-            for name, other in self._by_context[context].items():
-                shared = pair.step.keys() & other.step.keys() if name != box else ()
-                ratios += [
-                    pair.step[pixels].value / other.step[pixels].value
-                    for pixels in shared
-                    if other.step[pixels].value > 0
-                ]
+            everybody = self._by_context[context].values()
+            for pixels, times in pair.step.items():
+                seen = [other.step[pixels].value for other in everybody if pixels in other.step]
+                if len(seen) > 1 and min(seen) > 0:
+                    ratios += [times.value / value for value in seen]
         return _median(ratios) or 1.0
 
     def _guess_load(self, box: str, job: Job) -> float:

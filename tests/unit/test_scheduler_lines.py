@@ -1,0 +1,151 @@
+"""Waiting work: the head of each line, in fair order."""
+
+import random
+
+from sdistrib_manager.scheduler.lines import _LOOK, Lines
+from sdistrib_manager.scheduler.shares import Shares
+from sdistrib_manager.scheduler.work import Job
+from tests.support.boxes import job
+
+
+class Stand:
+    def __init__(self) -> None:
+        self.shares = Shares(quantum_s=10.0)
+        self.lines = Lines(self.shares)
+
+    def add(self, made: Job, images: int = 1) -> Job:
+        self.lines.change(made, images, 0.0)
+        self.shares.granted(made.client)
+        return made
+
+    @property
+    def order(self) -> list[str]:
+        return [found.id for _, found, _ in self.lines.heads()]
+
+
+def test_equal_context_kind_and_size_stand_in_one_line() -> None:
+    stand = Stand()
+    first = stand.add(job("a"))
+    for number, more in enumerate(({"context": "B"}, {"kind": "big"}, {"pixels": 64})):
+        stand.add(job(f"x{number}", **more))
+    stand.add(job("same"))
+    assert len(stand.lines.heads()) == 4
+    line = stand.lines.of(first)
+    assert line is not None
+    assert (line.images, line.context) == (2, "A")
+
+
+def test_order_is_priority_then_round_then_due_then_arrival() -> None:
+    stand = Stand()
+    late = stand.add(job("late", "1", due=5.0, number=1))
+    stand.add(job("second", "2", due=4.0, number=3))
+    stand.add(job("first", "3", due=4.0, number=2))
+    stand.add(job("served", "4", due=1.0))
+    stand.add(job("low", "5", priority="low"))
+    stand.add(job("high", "6", due=99.0, priority="high"))
+    stand.shares.charge("served", 15.0, 0.0)
+    assert stand.order == ["high", "first", "second", "late", "served", "low"]
+    assert stand.lines.key(late) < stand.lines.key(job("served"))
+
+
+def test_the_head_moves_on_when_its_client_was_served() -> None:
+    stand = Stand()
+    line = stand.lines.of(stand.add(job("ana", due=1.0), 5))
+    stand.add(job("ben", due=2.0), 5)
+    assert line is not None
+    heads = []
+    for _ in range(4):
+        head = line.head()
+        assert head is not None
+        heads.append(head[1].id)
+        stand.shares.charge(head[1].client, 10.0, 0.0)
+    assert heads == ["ana", "ben", "ana", "ben"]
+
+
+def test_an_earlier_petition_of_the_same_client_goes_first_and_leaves_again() -> None:
+    stand = Stand()
+    old = stand.add(job("old", client="ana", due=5.0))
+    new = stand.add(job("new", client="ana", due=1.0))
+    assert stand.order == ["new"]
+    stand.lines.change(new, -1, 0.0)
+    assert stand.order == ["old"]
+    stand.lines.change(old, -1, 0.0)
+    assert stand.order == []
+    assert stand.lines.of(old) is None
+
+
+def test_a_client_that_left_the_line_is_skipped() -> None:
+    stand = Stand()
+    gone, stays = stand.add(job("gone", due=1.0)), stand.add(job("stays", due=2.0))
+    stand.lines.change(gone, -1, 0.0)
+    assert stand.order == ["stays"]
+    line = stand.lines.of(stays)
+    assert line is not None
+    line.remove(stays)
+    assert line.head() is None
+    # A line whose petitions are all somewhere else is no head.
+    assert stand.lines.heads() == []
+
+
+def test_no_images_make_no_line() -> None:
+    stand = Stand()
+    stand.lines.change(job(), 0, 0.0)
+    assert stand.lines.heads() == []
+
+
+def test_some_of_a_petition_may_go_and_come_back() -> None:
+    stand = Stand()
+    made = stand.add(job("a"), 3)
+    stand.lines.change(made, -2, 0.0)
+    stand.lines.change(made, 1, 0.0)
+    line = stand.lines.of(made)
+    assert line is not None
+    assert (made.waiting, line.images) == (2, 2)
+
+
+def test_a_look_into_the_line_is_short_and_in_order() -> None:
+    stand = Stand()
+    for number in range(20):
+        stand.add(job(f"p{number}", client=f"c{number % 10}", due=float(number)))
+    line = stand.lines.of(job())
+    assert line is not None
+    seen = [found.id for found in line.ordered()]
+    assert seen[:4] == ["p0", "p10", "p1", "p11"]
+    assert len(seen) == 2 * _LOOK
+
+
+def test_a_line_is_overtaken_since_its_head_was_first_passed() -> None:
+    stand = Stand()
+    head = stand.add(job("a", arrived_at=5.0))
+    line = stand.lines.of(head)
+    assert line is not None
+    assert line.overtaken_since(head) is None
+    for now in (3.0, 10.0, 10.5, 30.0):
+        line.passed(now)
+    # What happened before the head came does not count for it, and is forgotten.
+    assert line.overtaken_since(head) == 10.0
+    assert list(line._passed) == [10.0, 30.0]
+    assert line.overtaken_since(job("b", arrived_at=11.0)) == 30.0
+
+
+def test_any_coming_and_going_leaves_the_smallest_key_at_the_head() -> None:
+    draw = random.Random(4)
+    stand = Stand()
+    waiting: dict[str, Job] = {}
+    for number in range(2000):
+        now = float(number)
+        if waiting and draw.random() < 0.45:
+            one = waiting[draw.choice(sorted(waiting))]
+            stand.lines.change(one, -1, now)
+            if not one.waiting:
+                del waiting[one.id]
+        else:
+            client = f"c{draw.randrange(6)}"
+            one = job(f"p{number}", client=client, due=draw.random() * 50, number=number)
+            stand.lines.change(one, draw.randint(1, 3), now)
+            waiting[one.id] = one
+        if draw.random() < 0.3:
+            stand.shares.granted(one.client)
+            stand.shares.charge(one.client, draw.random() * 30, now)
+        wanted = min(waiting.values(), key=stand.lines.key).id if waiting else None
+        assert (stand.order[0] if stand.order else None) == wanted
