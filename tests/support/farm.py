@@ -189,19 +189,21 @@ class Worker(Peer):
     port = "worker"
 
     def __init__(
-        self, farm: Farm, name: str = "gpu1", files: tuple[ModelFile, ...] = (MODEL,)
+        self, farm: Farm, name: str = "gpu1", files: tuple[ModelFile, ...] = (MODEL,), **about: Any
     ) -> None:
         super().__init__(farm, name)
         self.name = name
         self.files = files
         self.instance = hashlib.sha256(name.encode()).hexdigest()[:16]
+        #: What it says of itself in each hello.
+        self.about = {"engine": ENGINE, **about}
         self.hello()
 
     def hello(self, **more: Any) -> None:
         """Say hello (again)."""
         hello = wire.WorkerHello(
             protocols=(1,), software="worker test", name=self.name, instance=self.instance,
-            engine=ENGINE, **more,
+            **{**self.about, **more},
         )  # fmt: skip
         self.says(hello, encode_inventory(self.files))
 
@@ -210,6 +212,13 @@ class Worker(Peer):
         self.farm.redials += 1
         self.route = b"\0new" + bytes([self.farm.redials])
         self.hello(**more)
+
+    def restarts(self, **about: Any) -> None:
+        """Its process ends, and another of the same name comes."""
+        self.says(wire.Goodbye())
+        self.instance = hashlib.sha256(self.instance.encode()).hexdigest()[:16]
+        self.about |= about
+        self.reconnects()
 
     @property
     def attempts(self) -> list[wire.Attempt]:

@@ -432,3 +432,26 @@ def test_lines_that_nobody_here_can_draw_wait() -> None:
     made = yard.arrive(job("b", "B", pixels=SQUARE))
     assert yard.orders() == []
     assert made.waiting == 1
+
+
+def test_a_place_far_back_in_a_line_is_not_looked_for() -> None:
+    fast, slow = FakeBox("fast", "A"), FakeBox("slow", "A")
+    yard = Yard(fast, slow)
+    yard.speed("fast", 1.0)
+    yard.speed("slow", 30.0)
+    _used(yard, "c")
+    for number in range(40):
+        yard.arrive(job(f"p{number}", client="c"))
+    # It would be the thirtieth or so; so far the line is not walked, and the first is as good.
+    assert yard.orders() == ["fast<p0", "slow<p1", "fast<p2"]
+
+
+def test_whoever_can_have_the_box_and_is_passed_over_is_counted() -> None:
+    yard = Yard(FakeBox("1", "C", able={"B", "C"}))
+    _used(yard, "a", "b", "c")
+    made = [yard.arrive(job(name.lower(), name)) for name in "ABC"]
+    assert yard.orders() == ["1<c"]
+    since = [
+        line and line.overtaken_since(one) for one in made if (line := yard.scheduler.lines.of(one))
+    ]
+    assert since == [None, 0.0]
