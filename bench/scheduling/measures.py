@@ -159,6 +159,9 @@ def _passed(boxes: Iterable[Box], log: Iterable[Entry], *, heads: bool) -> float
             waiting[job] = set(range(job.images))
         elif entry.what == "finished":
             drawn.add(entry.image)
+            waiting.get(job, set()).discard(entry.image.number)
+            if job in waiting and not waiting[job]:
+                del waiting[job]
         elif entry.what in ("dropped", "lost") and _waits_again(entry.image, drawn):
             waiting.setdefault(job, set()).add(entry.image.number)
             waiting = dict(sorted(waiting.items(), key=lambda item: item[0].id))

@@ -7,7 +7,6 @@ after it came, so that short ones go before long ones, and no stream of them doe
 
 import heapq
 from bisect import bisect_left, insort
-from collections import deque
 from collections.abc import Collection, Hashable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -15,8 +14,6 @@ from typing import NamedTuple
 from sdistrib_manager.scheduler.shares import Shares
 from sdistrib_manager.scheduler.work import Job
 
-#: Passings closer together than this are one.
-_PASSING_S = 1.0
 #: Petitions of one line that are looked at when the head is not for a box.
 _LOOK = 8
 #: The round of first images: before all others.
@@ -49,8 +46,8 @@ class Line:
         self._turns: list[tuple[Key, str]] = []
         #: How often each client stands there.
         self._stands: dict[str, int] = {}
-        #: When petitions of other lines went before this one's head, oldest first.
-        self._passed: deque[float] = deque()
+        #: When a petition of another line first went before its head, since it was last served.
+        self._passed_at: float | None = None
 
     def add(self, job: Job) -> None:
         """A petition has waiting images, and had none."""
@@ -94,15 +91,17 @@ class Line:
                 yield job
 
     def passed(self, now: float) -> None:
-        """A later petition of another line goes before this one's head."""
-        if not self._passed or now - self._passed[-1] >= _PASSING_S:
-            self._passed.append(now)
+        """A petition of another line goes before this one's head."""
+        if self._passed_at is None:
+            self._passed_at = now
+
+    def served(self) -> None:
+        """An image of it was handed out: nobody can say that it is forgotten."""
+        self._passed_at = None
 
     def overtaken_since(self, head: Job) -> float | None:
-        """When its head was first passed by a petition of another line; None when it was not."""
-        while self._passed and self._passed[0] < head.arrived_at:
-            self._passed.popleft()
-        return self._passed[0] if self._passed else None
+        """When petitions of other lines first went before its head; None when none did."""
+        return self._passed_at
 
     def _key(self, job: Job) -> Key:
         return _key(self._shares, job)
@@ -137,6 +136,8 @@ class Lines:
         before, job.waiting = job.waiting, job.waiting + images
         self._shares.wait(job.client, images)
         line.images += images
+        if images < 0:
+            line.served()
         if not before or not job.waiting or job.new:
             self._changed.add(line)
         if not before and job.waiting:

@@ -135,7 +135,9 @@ class Outlooks(Generic[B]):
         end = self.end(box, job)
         replaced = self._of[box].context
         if replaced not in (None, job.context) and self._by_context.get(job.context):
-            end += self._copy_cost * self._costs.load_s(box.name, job)
+            # The last copy of a context will have to be loaded again.
+            loads = 1 + (len(self._by_context[replaced]) == 1)
+            end += loads * self._copy_cost * self._costs.load_s(box.name, job)
         return end
 
     def first(self, job: Job, able: Callable[[B, Job], bool], but: Collection[B]) -> B | None:
