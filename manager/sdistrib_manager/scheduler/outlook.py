@@ -1,8 +1,9 @@
 """Boxes as they will be when they have finished what they hold."""
 
-from bisect import insort
-from collections.abc import Callable, Collection, Hashable, Iterable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
@@ -15,6 +16,8 @@ HOLD_MAX = 16
 _HOLD_MIN = 2
 
 B = TypeVar("B", bound=Box)
+#: When a box will be free, and its place among all.
+Ready = tuple[float, int]
 
 
 @dataclass(slots=True)
@@ -67,8 +70,8 @@ class Outlooks(Generic[B]):
         #: Places by context, in order, and of those with room those that hold something.
         self._by_context: dict[Hashable, list[int]] = {}
         self._roomy: dict[Hashable, set[B]] = {}
-        #: (when free, place), in order.
-        self._ready: list[tuple[float, int]] = []
+        #: In order.
+        self._ready: list[Ready] = []
         #: Boxes that hold nothing, in order.
         self.idle: list[B] = []
         for place, box in enumerate(boxes):
@@ -140,34 +143,39 @@ class Outlooks(Generic[B]):
             end += loads * self._copy_cost * self._costs.load_s(box.name, job)
         return end
 
-    def first(self, job: Job, able: Callable[[B, Job], bool], but: Collection[B]) -> B | None:
-        """Of all boxes but these the one that would be done with this image soonest.
+    def by_readiness(self) -> list[Ready]:
+        """All boxes, the first to be free first."""
+        return list(self._ready)
+
+    def first(self, job: Job, able: Callable[[B, Job], bool], among: list[Ready]) -> Ready | None:
+        """Of these boxes, by readiness, the one that would be done with this image soonest.
 
         Boxes that would have to load are looked at in the order in which they will be free, until
         none that follows can be sooner even with the quickest load there is.
         """
-        best = self._sooner(None, self._by_context.get(job.context, ()), job, able, but)
+        having = self._by_context.get(job.context, ())
         floor_s = self._costs.least_load_s
-        if self._by_context.get(job.context) and not self._by_context.get(None):
+        if having and not self._by_context.get(None):
             floor_s += self._copy_cost * floor_s
-        for ready_at, place in self._ready:
-            if best is not None and ready_at + floor_s >= best[0]:
-                break
-            if self._of[self.boxes[place]].context != job.context:
-                best = self._sooner(best, (place,), job, able, but)
-        return None if best is None else self.boxes[best[1]]
-
-    def _sooner(
-        self,
-        best: tuple[float, int] | None,
-        places: Iterable[int],
-        job: Job,
-        able: Callable[[B, Job], bool],
-        but: Collection[B],
-    ) -> tuple[float, int] | None:
-        for place in places:
+        first, best = None, (inf, 0)
+        for place in having:
             box = self.boxes[place]
-            if box not in but and able(box, job):
-                one = self.reckoned(box, job), place
-                best = one if best is None else min(best, one)
-        return best
+            one = self._of[box].ready_at, place
+            if self._holds(among, one) and able(box, job):
+                end = self.reckoned(box, job), place
+                if end < best:
+                    first, best = one, end
+        for one in among:
+            if one[0] + floor_s >= best[0]:
+                break
+            box = self.boxes[one[1]]
+            if self._of[box].context != job.context and able(box, job):
+                end = self.reckoned(box, job), one[1]
+                if end < best:
+                    first, best = one, end
+        return first
+
+    @staticmethod
+    def _holds(among: list[Ready], one: Ready) -> bool:
+        at = bisect_left(among, one)
+        return at < len(among) and among[at] == one

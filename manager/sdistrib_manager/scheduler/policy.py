@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
 from sdistrib_manager.scheduler.lines import Head, Key, Line, Lines
-from sdistrib_manager.scheduler.outlook import Outlooks, left
+from sdistrib_manager.scheduler.outlook import Outlooks, Ready, left
 from sdistrib_manager.scheduler.shares import QUANTUM_S, Shares
 from sdistrib_manager.scheduler.takeover import Takeover
 from sdistrib_manager.scheduler.work import Box, Held, Job
@@ -201,14 +201,20 @@ class _Turn(Generic[_B]):
         """Busy boxes that shall be handed nothing more: each is the first to be free for an
         urgent line that it must load for."""
         kept: dict[_B, Head] = {}
+        free = self._outlooks.by_readiness()
         for head in filter(self._may_be_urgent, heads):
-            self._keep(head, kept)
+            self._keep(head, kept, free)
         return kept
 
-    def _keep(self, head: Head, kept: dict[_B, Head]) -> None:
-        first = self._outlooks.first(head[1], self._able, but=kept)
-        if first is not None and self._outlooks[first].held and self._is_urgent(head, first):
-            kept[first] = head
+    def _keep(self, head: Head, kept: dict[_B, Head], free: list[Ready]) -> None:
+        """Keep one of these boxes for the head, if it is to be."""
+        first = self._outlooks.first(head[1], self._able, free)
+        if first is None:
+            return
+        box = self._boxes[first[1]]
+        if self._outlooks[box].held and self._is_urgent(head, box):
+            kept[box] = head
+            free.remove(first)
 
     def _make_way(self) -> Iterator[Order[_B]]:
         """What waits on a box before somebody of better right is taken back if it can be.
