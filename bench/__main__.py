@@ -12,7 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import durable_figures, engine_figures, farm_figures, slow_figures, start_figures
+from bench import (
+    dispatch_figures,
+    durable_figures,
+    engine_figures,
+    farm_figures,
+    slow_figures,
+    start_figures,
+)
 from bench.scheduling import __main__ as scheduling
 from bench.stats import Figure, Outcome, measured, plain, row, table
 
@@ -20,11 +27,14 @@ FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
         *engine_figures.FIGURES, *farm_figures.FIGURES, *start_figures.FIGURES,
-        *durable_figures.FIGURES, *slow_figures.FIGURES,
+        *durable_figures.FIGURES, *slow_figures.FIGURES, *dispatch_figures.FIGURES,
     )
 }  # fmt: skip
 #: Words for several figures.
-GROUPS: dict[str, list[str]] = {"durable": [figure.name for figure in durable_figures.FIGURES]}
+GROUPS: dict[str, list[str]] = {
+    "durable": [figure.name for figure in durable_figures.FIGURES],
+    "dispatch": [figure.name for figure in dispatch_figures.FIGURES],
+}
 
 _WORDS = (*FIGURES, *GROUPS)
 

@@ -10,8 +10,11 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from statistics import quantiles
 from typing import NamedTuple, cast
 
+from bench.stats import Figure, Sample
 from sdistrib_manager.scheduler import costs, work
 from sdistrib_manager.scheduler import policy as scheduling
 
@@ -24,9 +27,9 @@ _FILES = 25
 _IMAGES = (1, 12)
 #: Choices before the first that is measured: until all boxes draw, costs are known, and lines
 #: have been overtaken for too long where there are more than the boxes can draw.
-_WARM_UP = 3000
+_WARM_UP = 1500
 #: Choices of each farm that one sample is made of.
-_CHOICES = 2000
+_CHOICES = 500
 
 
 @dataclass(slots=True, eq=False)
@@ -190,9 +193,9 @@ class Farm:
         heapq.heappush(self._undrawn, (end_at, int(box.name[3:]), box))
 
 
-def _spent(shapes: tuple[Shape, Shape], rounds: int) -> Iterator[tuple[list[float], list[float]]]:
-    """CPU seconds of the choices of two farms, made in turn."""
-    farms = [Farm(shape) for shape in shapes]
+def _ratios(large: Shape, small: Shape, percent: int, rounds: int) -> Iterator[Sample]:
+    """A percentile of the choices on one farm by that on another, made in turn."""
+    farms = [Farm(large), Farm(small)]
     for farm in farms:
         farm.start()
         for _ in range(_WARM_UP):
@@ -202,4 +205,22 @@ def _spent(shapes: tuple[Shape, Shape], rounds: int) -> Iterator[tuple[list[floa
         for _ in range(_CHOICES):
             for farm, times in zip(farms, spent, strict=True):
                 times.append(farm.choose())
-        yield spent
+        ours, theirs = (1000 * quantiles(times, n=100)[percent - 1] for times in spent)
+        yield Sample.ratio(ours, theirs)
+
+
+def _figure(name: str, title: str, limit: float, shapes: tuple[Shape, Shape], p: int) -> Figure:
+    return Figure(name, title, limit, "<=", "x", "ms", 3, partial(_ratios, *shapes, p))
+
+
+_WAITING = Shape(200, 100_000), Shape(200, 1000)
+_WORKERS = Shape(200, 1000), Shape(50, 1000)
+_BY_WAITING = "of a choice for 200 workers and 50 contexts: 100,000 images wait, by 1,000"
+_BY_WORKERS = "of a choice with 1,000 waiting images and 50 contexts: 200 workers, by 50"
+
+FIGURES = (
+    _figure("dispatch-waiting", f"median {_BY_WAITING}", 1.5, _WAITING, 50),
+    _figure("dispatch-waiting-p99", f"p99 {_BY_WAITING}", 1.5, _WAITING, 99),
+    _figure("dispatch-workers", f"median {_BY_WORKERS}", 4.0, _WORKERS, 50),
+    _figure("dispatch-workers-p99", f"p99 {_BY_WORKERS}", 4.0, _WORKERS, 99),
+)

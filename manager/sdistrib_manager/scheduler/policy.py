@@ -10,7 +10,7 @@ which can be taken back until they begin. A box that finds nothing to do takes b
 holds and has not begun, or races the last images of a slower one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from math import inf
@@ -140,11 +140,17 @@ class _Turn(Generic[_B]):
         self._able = able
         self._fits = fits
         self._outlooks = Outlooks(boxes, now, scheduler.costs, scheduler.policy.copy_cost)
+        #: What `_kept_for` found, for which heads, and the boxes that it rests on.
+        self._kept: tuple[list[Head], dict[_B, Head]] | None = None
+        self._firsts: set[_B] = set()
 
     def orders(self) -> Iterator[Order[_B]]:
         while (give := self._next()) is not None:
             self._mark_passed(give)
             yield give
+            # One more image in the same context makes a box no better for anybody.
+            behind = self._outlooks[give.box].held and give.box not in self._firsts
+            self._kept = self._kept if behind else None
             self._outlooks.again(give.box)
         yield from self._make_way()
         if self._outlooks.idle:
@@ -155,7 +161,6 @@ class _Turn(Generic[_B]):
     def _next(self) -> Give[_B] | None:
         heads = self._lines.heads()
         idle = self._outlooks.idle
-        kept: dict[_B, Head] | None = None
         for priority in sorted({key.priority for key, _, _ in heads}):
             of_it = [one for one in heads if one[0].priority == priority]
             give = None
@@ -163,8 +168,7 @@ class _Turn(Generic[_B]):
                 give = self._urgent(of_it, idle) or self._loaded(of_it) or self._fresh(of_it, idle)
             roomy = [] if give else [h for h in of_it if self._outlooks.with_room(h[1])]
             if roomy:
-                kept = self._kept_for(heads) if kept is None else kept
-                give = self._behind(roomy, kept)
+                give = self._behind(roomy, self._kept_for(heads))
             if give:
                 return give
         return None
@@ -197,14 +201,17 @@ class _Turn(Generic[_B]):
                 return give
         return None
 
-    def _kept_for(self, heads: Iterable[Head]) -> dict[_B, Head]:
+    def _kept_for(self, heads: list[Head]) -> dict[_B, Head]:
         """Busy boxes that shall be handed nothing more: each is the first to be free for an
         urgent line that it must load for."""
-        kept: dict[_B, Head] = {}
-        free = self._outlooks.by_readiness()
-        for head in filter(self._may_be_urgent, heads):
-            self._keep(head, kept, free)
-        return kept
+        if self._kept is None or self._kept[0] is not heads:
+            kept: dict[_B, Head] = {}
+            self._firsts = set()
+            free = self._outlooks.by_readiness()
+            for head in filter(self._may_be_urgent, heads):
+                self._keep(head, kept, free)
+            self._kept = heads, kept
+        return self._kept[1]
 
     def _keep(self, head: Head, kept: dict[_B, Head], free: list[Ready]) -> None:
         """Keep one of these boxes for the head, if it is to be."""
@@ -212,6 +219,7 @@ class _Turn(Generic[_B]):
         if first is None:
             return
         box = self._boxes[first[1]]
+        self._firsts.add(box)
         if self._outlooks[box].held and self._is_urgent(head, box):
             kept[box] = head
             free.remove(first)
