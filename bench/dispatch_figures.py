@@ -27,7 +27,7 @@ _FILES = 25
 _IMAGES = (1, 12)
 #: Choices before the first that is measured: until all boxes draw, costs are known, and lines
 #: have been overtaken for too long where there are more than the boxes can draw.
-_WARM_UP = 1500
+_WARM_UP = 2000
 #: Choices of each farm that one sample is made of.
 _CHOICES = 500
 

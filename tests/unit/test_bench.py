@@ -139,6 +139,10 @@ def test_every_figure_of_the_issue_is_there():
         "durable-memory": ("<=", 2.0),
         "durable-memory-1": ("<=", 2.0),
         "durable-start": ("<=", 10.0),
+        "dispatch-waiting": ("<=", 1.5),
+        "dispatch-waiting-p99": ("<=", 1.5),
+        "dispatch-workers": ("<=", 4.0),
+        "dispatch-workers-p99": ("<=", 4.0),
     }
 
 
