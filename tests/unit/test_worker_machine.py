@@ -617,6 +617,21 @@ def test_abandoned_near_its_end_finishes_unseen() -> None:
     assert not of(made, fx.EncodePicture)
 
 
+@pytest.mark.parametrize(("late_s", "is_ended"), [(1.0, False), (4.0, True)])
+def test_what_lost_a_race_because_it_is_late_is_not_waited_for(
+    late_s: float, is_ended: bool
+) -> None:
+    rig = Rig()
+    rig.connect()
+    rig.draw(rig.begin(attempt(0), steps=20), load_s=30.0)
+    rig.encoded(attempt(0))
+    ticket = rig.begin(attempt(1), steps=20)
+    rig.engine(child.At(ticket=ticket, phase="sampling", step=10, steps=20, step_s=0.1))
+    rig.now += late_s
+    made = rig.hear(wire.Abandon(attempt=attempt(1)))
+    assert bool(of(made, fx.KillEngine)) is is_ended
+
+
 def test_abandoned_and_declined_or_dead_gets_no_answer() -> None:
     for end in ("declined", "dead", "began"):
         rig = Rig()

@@ -184,7 +184,7 @@ class Drawing:
         """End it the cheapest way.
 
         That is the engine's own cancel where it has one, else to let it finish, unless a new child
-        is there sooner.
+        is there sooner. What is late is expected to be late again: that is why others race it.
         """
         if self.cancels:
             if not running.cancelled:
@@ -192,6 +192,7 @@ class Drawing:
                 self._turn.effects.append(CancelDrawing(running.ticket))
             return
         step_s = running.step_s or self.pace.step_s(running.size_key)
+        step_s = max(step_s, self._turn.now - running.heard_at)
         steps = running.steps or running.job.params.steps
         past_steps = running.phase in ("decoding", "upscaling", "finishing")
         remaining_s = 0.0 if past_steps else max(0, steps - running.step) * step_s
