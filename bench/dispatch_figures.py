@@ -114,7 +114,7 @@ class Farm:
                 number=self._petitions,
                 arrived_at=self._now,
             )
-            self._scheduler.arrive(job, images, self._now)
+            self._scheduler.arrive(job, images)
             self._missing -= images
 
     def start(self) -> float:
@@ -146,7 +146,7 @@ class Farm:
         for box, held in coming:
             if held.begun_at is None:
                 box.held.remove(held)
-                self._scheduler.put_back(held.job, self._now)
+                self._scheduler.lines.change(held.job, 1)
                 self._missing -= 1
             held.revoking = False
 
@@ -160,7 +160,7 @@ class Farm:
         match order:
             case scheduling.Give(box, job, _):
                 box.held.append(_Held(job))
-                self._scheduler.granted(job, self._now)
+                self._scheduler.lines.change(job, -1)
                 self._missing += 1
             case scheduling.TakeBack(box, held):
                 mine = cast(_Held, held)

@@ -12,7 +12,7 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_inventory
 from sdistrib_manager.rows import CostRow, ForgetCost, PinRow
 from sdistrib_manager.scheduler import costs as costs_module
-from sdistrib_manager.scheduler.policy import HOLD_MAX
+from sdistrib_manager.scheduler.outlook import HOLD_MAX
 from sdistrib_manager.store.sqlite import SqliteStore
 from tests.support.farm import MODEL, Client, Farm, Worker, petition_id
 

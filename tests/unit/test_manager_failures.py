@@ -121,7 +121,7 @@ def test_an_operator_may_be_more_patient_with_workers():
     farm = Farm(suspect_s=40.0, gone_s=60.0)
     client = Client(farm)
     slow, other = Worker(farm, "slow"), Worker(farm, "quick")
-    client.submits()
+    client.submits(hedge=False)
     (attempt,) = slow.attempts
     slow.starts(attempt)
     farm.wait(39, client, other)
