@@ -6,11 +6,13 @@ import msgspec
 
 from sdistrib import limits
 from sdistrib.models import ModelFile
-from sdistrib.petitions import PETITION_ENDS
+from sdistrib.petitions import PETITION_ENDS, Priority
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
+from sdistrib_manager import foresight
 from sdistrib_manager.queue import Entry
 from sdistrib_manager.roster import Worker
+from sdistrib_manager.scheduler.work import PRIORITIES
 from sdistrib_manager.state import State
 
 #: Bytes of the rows of one answer; the rest of the header needs little.
@@ -20,6 +22,11 @@ _ID_DIGITS = 32
 
 #: Characters of a reason in which a worker has its say.
 _REASON_CHARS = 300
+
+#: Names of priorities.
+_PRIORITIES: dict[int, Priority] = {number: name for name, number in PRIORITIES.items()}
+#: Speeds of one worker that are shown, and the context of each.
+_SPEEDS_MAX = 8
 
 _Row = TypeVar("_Row")
 
@@ -42,6 +49,7 @@ def answer(state: State, ask: wire.Ask) -> wire.Answer:
         waiting_images=counters.waiting_images,
         running_images=counters.running_images,
         done_images=counters.done_images,
+        eta_error=foresight.error(state) if ask.what == "status" else 0.0,
     )
 
 
@@ -92,7 +100,29 @@ def _facts(state: State, worker: Worker) -> wire.WorkerFacts:
         last_seen_s=max(0.0, state.now - worker.liveness.heard_at),
         reason=worker.standing.reason[:_REASON_CHARS] if worker.present else "",
         declared=worker.declared,
+        speeds=_speeds(state, worker),
+        max_pixels_learned=worker.pixels_learned,
     )
+
+
+def _speeds(state: State, worker: Worker) -> tuple[wire.SpeedFacts, ...]:
+    """What it has drawn most lately, the newest first."""
+    found = []
+    for speed in state.scheduler.costs.speeds(worker.name, _SPEEDS_MAX):
+        model = state.models.get(str(speed.context))
+        if model is not None:
+            times = (speed.step_s, speed.image_s, speed.load_s)
+            step_s, image_s, load_s = (min(time, limits.SECONDS_MAX) for time in times)
+            found.append(
+                wire.SpeedFacts(
+                    model=model,
+                    pixels=speed.pixels,
+                    step_s=step_s,
+                    image_s=image_s,
+                    load_s=load_s,
+                )
+            )
+    return tuple(found)
 
 
 def petition_body(state: State, ask: wire.Ask) -> Buffer | None:
@@ -123,12 +153,14 @@ def _row(state: State, entry: Entry) -> wire.QueuedPetition:
         state=entry.state,
         model=entry.model,
         images=entry.size,
-        done=len(entry.indices("done")),
+        done=entry.done,
         failed=len(entry.indices("failed")),
-        running=len(entry.indices("leased")),
+        running=0 if entry.ended else entry.leased_count,
         age_s=max(0.0, state.wall - entry.accepted_wall),
         ahead=entry.ahead if entry.state == "queued" else 0,
         reason=entry.reason,
+        eta_s=foresight.eta_s(state, entry),
+        priority=_PRIORITIES[entry.job.priority],
     )
 
 
@@ -147,27 +179,13 @@ def progress(state: State, entry: Entry) -> wire.Progress:
         for attempt, lease in worker.leases.items()
         if attempt.id == entry.id and lease.started
     )
-    done = sum(image.state == "done" for image in entry.images.values())
     return wire.Progress(
         id=entry.id,
         state=entry.state,
         ahead=entry.ahead if entry.state == "queued" else 0,
-        done=done,
+        done=entry.done,
         images=entry.size,
         running=running,
-        eta_s=_eta_s(entry, done, running),
+        eta_s=foresight.eta_s(state, entry),
         reason=entry.reason if not running else "",
     )
-
-
-def _eta_s(entry: Entry, done: int, running: tuple[wire.ImageProgress, ...]) -> float:
-    """Seconds to the end, from this petition's own pictures and steps; 0 when nothing is known."""
-    left_s = sum(max(0, at.steps - at.step) * at.step_s for at in running)
-    if done:
-        image_s = entry.draw_s / done
-    else:
-        image_s = max((at.steps * at.step_s for at in running), default=0.0)
-    if not running or not image_s:
-        return 0.0
-    eta_s = (left_s + image_s * max(0, entry.open - len(running))) / len(running)
-    return min(eta_s, limits.SECONDS_MAX)

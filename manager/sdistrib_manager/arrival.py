@@ -158,7 +158,6 @@ def _record(state: State, worker: Worker | None, message: wire.Result) -> None:
     state.blob_bytes += 0 if uses else message.size_bytes
     state.queue.share(entry.owner).picture_bytes += message.size_bytes
     image.issued[message.attempt.number].live = False
-    entry.draw_s += message.load_s + message.draw_s
     if worker is not None:
         dispatch.learn(state, worker, entry, message)
     state.move_image(entry, image, "done")

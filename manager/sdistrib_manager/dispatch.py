@@ -159,8 +159,12 @@ def stepped(state: State, worker: Worker, lease: Lease, step: wire.Step) -> None
     """The engine tells how fast it is."""
     lease.step = step
     if step.phase == "sampling" and step.step_s > 0:
+        costs = state.scheduler.costs
+        if lease.begun_at is not None and not costs.knows(worker.name, lease.job):
+            left_s = max(0, step.steps - step.step) * step.step_s
+            lease.expected_s = state.now - lease.begun_at + left_s
         step_s = step.step_s * step.steps / lease.job.steps
-        _forget(state, state.scheduler.costs.step_seen(worker.name, lease.job, step_s))
+        _forget(state, costs.step_seen(worker.name, lease.job, step_s))
 
 
 def learn(state: State, worker: Worker, entry: Entry, result: wire.Result) -> None:
@@ -172,7 +176,10 @@ def learn(state: State, worker: Worker, entry: Entry, result: wire.Result) -> No
     if known is not None:
         state.keep(CostRow.of(known), soft=True)
     _forget(state, forgotten)
-    state.contexts[result.context] = cast(str, entry.job.context)
+    context = cast(str, entry.job.context)
+    state.contexts[result.context] = context
+    if worker.state.loaded and worker.state.context == result.context:
+        state.name_model(context, worker.state.loaded)
 
 
 def _forget(state: State, pairs: list[tuple[str, Hashable]]) -> None:

@@ -1,6 +1,7 @@
 """What may be done with petitions: submit, attach, fetch, cancel, retry, purge."""
 
 import hashlib
+from typing import cast
 
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo, PetitionError
@@ -8,10 +9,10 @@ from sdistrib.models import not_found, wanted_files
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_petition
-from sdistrib_manager import delivery, outcome
+from sdistrib_manager import delivery, outcome, waiting
 from sdistrib_manager.clients import Client, Slot
 from sdistrib_manager.effects import Checkpoint
-from sdistrib_manager.jobs import Find, make_job
+from sdistrib_manager.jobs import Find, Kind, make_job
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.rows import PetitionBodyRow, PetitionRow, Tombstone
 from sdistrib_manager.state import State
@@ -43,7 +44,7 @@ def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> 
     except PetitionError as error:
         _refuse(state, client, message.id, error.info)
         return
-    refusal = _no_room(state, entry) or _nobody_can(state, entry)
+    refusal = _no_room(state, entry) or nobody_can(state, entry)
     if refusal is not None:
         _refuse(state, client, message.id, refusal)
         return
@@ -142,7 +143,7 @@ def _welcome(state: State, client: Client, entry: Entry, *, detach: bool) -> Non
 
 def _tell_accepted(state: State, client: Client, entry: Entry) -> None:
     if entry.state == "queued":
-        entry.reason = entry.reason or outcome.why_waiting(state, entry)
+        entry.reason = entry.reason or waiting.why_waiting(state, entry)
     accepted = wire.Accepted(
         id=entry.id, state=entry.state, ahead=entry.ahead, reason=entry.reason, images=entry.size
     )
@@ -196,7 +197,7 @@ def retry(state: State, client: Client, message: wire.Retry, body: Buffer) -> No
     if not entry.ended or not undone:
         _nothing_to_retry(state, client, message, entry, edited)
         return
-    refusal = _no_room(state, edited) or _nobody_can(state, edited)
+    refusal = _no_room(state, edited) or nobody_can(state, edited)
     if refusal is not None:
         _refuse(state, client, message.id, refusal)
         return
@@ -240,7 +241,7 @@ def _open_again(state: State, entry: Entry, edited: Entry, undone: list[int]) ->
         state.keep(PetitionBodyRow(id=entry.id, body=entry.body))
     timeout_s = decode_petition(entry.body).timeout_s
     entry.expires_at = state.now + timeout_s if timeout_s else None
-    entry.ended_uptime_s, entry.orphaned_at = 0.0, None
+    entry.ended_uptime_s, entry.orphaned_at, entry.first_eta = 0.0, None, None
     entry.move("queued")
     state.queue.count_ended(entry, -1)
     _wait_again(state, entry, undone)
@@ -349,13 +350,29 @@ def _no_room(state: State, entry: Entry) -> ErrorInfo | None:
     return None
 
 
-def _nobody_can(state: State, entry: Entry) -> ErrorInfo | None:
-    """The refusal for files that no known worker has; None when one has them or none is known."""
-    if not len(state.roster) or state.roster.holders(entry.wanted):
+def nobody_can(state: State, entry: Entry) -> ErrorInfo | None:
+    """The refusal for what no known worker has, or is allowed; None when none is known."""
+    if not len(state.roster):
         return None
+    if state.roster.holders(entry.wanted):
+        return _too_large(state, entry)
     catalogues = [worker.catalogue for worker in state.roster]
     for want in entry.wanted:
         if all(files.find(want.kind, want.name) is None for files in catalogues):
             return not_found(want, catalogues)
     names = ", ".join(f"{want.kind} {want.name!r}" for want in entry.wanted)
     return state.error("no_capable_worker", f"No single worker has all of: {names}.")
+
+
+def _too_large(state: State, entry: Entry) -> ErrorInfo | None:
+    """Every owner allows less; what memory was found to suffice for may change, and is no part."""
+    allowed = {worker.name: worker.declared.max_pixels for worker in state.roster}
+    pixels = cast(Kind, entry.job.kind).pixels
+    if not all(0 < most < pixels for most in allowed.values()):
+        return None
+    name = max(allowed, key=lambda name: allowed[name])
+    text = (
+        f"{waiting.size_words(entry)} is more than any worker here takes; {name} takes the most,"
+        f" {allowed[name]} pixels. Ask for fewer."
+    )
+    return state.error("too_large", text, field="width")

@@ -331,8 +331,16 @@ def review(state: State) -> None:
         if not worker.present and state.now - worker.liveness.heard_at > limits.REMEMBER_WORKER_S:
             state.roster.forget(worker)
             state.keep(ForgetWorker(worker.name), soft=True)
+        elif not (worker.present or worker.leases) and _successor(state, worker):
+            # What is kept is kept by name, and is its successor's.
+            state.roster.forget(worker)
         if worker.present and worker.liveness.beat_due(state.now):
             state.say("worker", worker.route, wire.Beat())
     # What was not worth a load, a slower worker or a race may be by now.
     counters = state.counters
     state.schedule_due |= bool(counters.waiting_images or counters.running_images)
+
+
+def _successor(state: State, worker: Worker) -> bool:
+    """Another process of the same name is here: it is what became of this one."""
+    return any(other.name == worker.name for other in state.roster.present())

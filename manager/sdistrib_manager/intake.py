@@ -7,7 +7,7 @@ from sdistrib.errors import ProtocolError
 from sdistrib.liveness import Liveness
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
-from sdistrib_manager import answers, controls, delivery, door, outcome
+from sdistrib_manager import answers, controls, delivery, door, outcome, planning
 from sdistrib_manager.clients import Client
 from sdistrib_manager.state import State
 
@@ -83,6 +83,7 @@ _HANDLERS: dict[type[wire.Message], Callable[[State, Client, Any, Buffer], None]
     wire.ChunkSeen: delivery.piece_seen,
     wire.Fault: _fault,
     wire.Goodbye: _goodbye,
+    wire.Plan: planning.plan,
     wire.ProgressSeen: _progress_seen,
     wire.ResultSeen: delivery.seen,
     wire.Submit: door.submit,

@@ -35,8 +35,12 @@ def _check_entry(entry: Entry) -> None:
         known = fresh | entry.images.keys()
         assert known == set(range(entry.size)), f"{entry.id}: images are missing"
     assert entry.job.waiting == len(waiting), f"{entry.id}: the scheduler sees {entry.job.waiting}"
+    assert entry.done == len(entry.indices("done")), f"{entry.id}: done is {entry.done}"
     undone = [i for i in entry.images.values() if i.state not in IMAGE_ENDS]
     assert entry.open == len(undone) + len(fresh), f"{entry.id}: open is {entry.open}"
+    leased = len(entry.indices("leased"))
+    assert entry.ended or entry.leased_count == leased, f"{entry.id}: {leased} are leased"
+    assert entry.state != "running" or leased, f"{entry.id}: nothing of it runs"
     assert entry.ended == (entry.open == 0), f"{entry.id}: {entry.state} with {entry.open} open"
 
 

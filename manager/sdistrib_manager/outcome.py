@@ -1,10 +1,10 @@
 """How images and petitions end, and why a petition waits."""
 
+from collections.abc import Hashable
 from typing import Literal
 
 from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
-from sdistrib.models import not_found
 from sdistrib.petitions import PetitionState
 from sdistrib.protocol import messages as wire
 from sdistrib_manager import delivery
@@ -13,6 +13,7 @@ from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.rows import Clock, Forget, ForgetTombstone, Tombstone
 from sdistrib_manager.state import State
+from sdistrib_manager.waiting import why_waiting
 
 #: Another try elsewhere cannot change these.
 FINAL: frozenset[ErrorCode] = frozenset({"invalid_params", "unsupported", "too_large"})
@@ -23,8 +24,6 @@ ELSEWHERE: frozenset[ErrorCode] = frozenset(
 
 #: Lines of each dead engine's log that a quarantine shows.
 _TAIL_LINES = 8
-#: Characters of a reason in which a worker has its say.
-_REASON_CHARS = 300
 #: So many quarantined images, and none drawn, end a petition: the fault is not in one seed.
 _QUARANTINED_MAX = 3
 
@@ -82,7 +81,12 @@ def wait_again(state: State, entry: Entry, image: Image) -> None:
     state.move_image(entry, image, "waiting")
     state.put_back(entry, image.index)
     state.schedule_due = True
-    if entry.state == "running" and not entry.indices("leased"):
+    _queue_idle(state, entry)
+
+
+def _queue_idle(state: State, entry: Entry) -> None:
+    """A petition of which nothing is leased any more does not run."""
+    if entry.state == "running" and not entry.leased_count:
         entry.move("queued")
         state.keep_state(entry)
 
@@ -139,6 +143,7 @@ def _quarantine(image: Image) -> None:
 def settle(state: State, entry: Entry) -> None:
     """End the petition when none of its images is open any more."""
     if entry.ended or entry.open:
+        _queue_idle(state, entry)
         return
     failed = any(image.state == "failed" for image in entry.images.values())
     entry.move("failed" if failed else "done")
@@ -194,53 +199,28 @@ def _ended(state: State, entry: Entry) -> None:
     entry.ended_uptime_s = state.uptime_s
     state.queue.count_ended(entry, 1)
     entry.reason = ""
+    if entry.state == "done" and entry.first_eta is not None:
+        foreseen_at, eta_s = entry.first_eta
+        took_s = state.now - foreseen_at
+        if took_s > 0:
+            state.eta_errors.append(abs(eta_s - took_s) / took_s)
     state.keep_state(entry)
     state.log("info", f"petition {entry.id[:8]}: {entry.state}")
     delivery.finish(state, entry)
 
 
-def why_waiting(state: State, entry: Entry) -> str:
-    """One line: why nothing of this petition runs."""
-    if not len(state.roster):
-        return "no worker is connected yet"
-    holders = state.roster.holders(entry.wanted)
-    here = [worker for worker in holders if worker.present]
-    if here and not any(worker.is_open for worker in here):
-        worker = here[0]
-        more = f", and {len(here) - 1} more take none" if len(here) > 1 else ""
-        return f"{worker.name} takes no grants: {worker.standing.reason}{more}"[:_REASON_CHARS]
-    able = [worker for worker in holders if worker.can(entry.job)]
-    here = [worker for worker in able if worker.present and worker.is_open]
-    if here:
-        busy = ", ".join(sorted(worker.name for worker in here)[:3])
-        return f"waiting for a free worker ({busy})"
-    if holders:
-        return _why_not_here(state, entry, holders, able)
-    catalogues = [worker.catalogue for worker in state.roster]
-    for want in entry.wanted:
-        if all(files.find(want.kind, want.name) is None for files in catalogues):
-            near = ", ".join(not_found(want, catalogues).closest)
-            hint = f"; closest: {near}" if near else ""
-            return f"none of {len(catalogues)} workers has {want.kind} {want.name!r}{hint}"
-    return "no single worker has all the files it names"
-
-
-def _why_not_here(state: State, entry: Entry, holders: list[Worker], able: list[Worker]) -> str:
-    """Somebody has the files, and is away or cannot draw it."""
-    if able:
-        worker = max(able, key=lambda w: w.liveness.heard_at)
-        seen_s = state.now - worker.liveness.heard_at
-        return f"only on {worker.name}, last seen {seen_s:.0f} s ago"
-    worker = holders[0]
-    more = f"; nor can {len(holders) - 1} more" if len(holders) > 1 else ""
-    return f"{worker.name} cannot: {worker.lacks(entry.job)}{more}"[:_REASON_CHARS]
-
-
 def review(state: State) -> None:
     """Once a beat: deadlines, petitions nobody can do, places in the queue, old ends."""
     ahead = 0
+    reasons: dict[Hashable, str] = {}
     for entry in state.queue.lined_up():
-        reason = "" if entry.state == "running" else why_waiting(state, entry)
+        reason = ""
+        if entry.state != "running":
+            # Petitions that fit the same workers wait for the same.
+            key = entry.job.context, entry.job.kind
+            if key not in reasons:
+                reasons[key] = why_waiting(state, entry)
+            reason = reasons[key]
         if (entry.ahead, entry.reason) != (ahead, reason):
             entry.ahead, entry.reason = ahead, reason
             state.touch(entry)

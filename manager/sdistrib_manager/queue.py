@@ -93,8 +93,10 @@ class Entry:
     images: dict[int, Image] = field(default_factory=dict)
     #: Images that are neither done nor failed nor cancelled.
     open: int = 0
-    #: Sum of the seconds its finished images took to draw.
-    draw_s: float = 0.0
+    #: Images that are done.
+    done: int = 0
+    #: When its end was first foreseen, and the seconds that it would take from then.
+    first_eta: tuple[float, float] | None = None
     #: Since when no known worker could do it; None while one can.
     orphaned_at: float | None = None
     #: Why nothing of it runs.
@@ -126,6 +128,11 @@ class Entry:
     def waiting_count(self) -> int:
         """Images nobody works on."""
         return self.size - self.fresh + len(self.again or ())
+
+    @property
+    def leased_count(self) -> int:
+        """Images that somebody works on."""
+        return self.open - self.waiting_count
 
     def waiting(self) -> Iterator[int]:
         """Images nobody works on, in the order in which they go out."""

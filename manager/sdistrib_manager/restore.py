@@ -86,6 +86,7 @@ def _restore_petition(
     entry.fresh = entry.size if entry.ended else len(images)
     entry.again = entry.indices("waiting") or None
     undone = [image for image in entry.images.values() if image.state not in IMAGE_ENDS]
+    entry.done = len(entry.indices("done"))
     entry.open = 0 if entry.ended else entry.size - entry.fresh + len(undone)
     state.queue.add(entry)
     _count(state, entry)
@@ -126,7 +127,6 @@ def _count(state: State, entry: Entry) -> None:
         uses = state.blob_uses.get(image.result.digest, 0)
         state.blob_uses[image.result.digest] = uses + 1
         state.blob_bytes += 0 if uses else image.result.size_bytes
-        entry.draw_s += image.result.load_s + image.result.draw_s
         if image.seen:
             state.seen_pictures.append((entry.id, image.index))
             state.seen_bytes += image.result.size_bytes

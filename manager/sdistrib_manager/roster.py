@@ -141,6 +141,11 @@ class Worker:
         self.ceilings[job.context] = min(self.ceilings.get(job.context, pixels), pixels)
         self._can.clear()
 
+    @property
+    def pixels_learned(self) -> int:
+        """Pixels below every size at which it ran out of memory; 0 when it never did."""
+        return max(0, min(self.ceilings.values(), default=1) - 1)
+
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """Its files changed."""
         self.catalogue = catalogue

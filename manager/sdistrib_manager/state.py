@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple, cast
 
 from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
@@ -17,7 +18,20 @@ from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Queue
 from sdistrib_manager.roster import Roster, Steering, Worker
 from sdistrib_manager.rows import ImageRow, IssuedRow, PetitionStateRow, Row, Tombstone
+from sdistrib_manager.scheduler.costs import PAIRS_MAX
 from sdistrib_manager.scheduler.policy import OVERTAKEN_S, Scheduler
+
+#: Ends of petitions from which the error of ETAs is told.
+_ETA_ERRORS = 100
+
+
+class Foreseen(NamedTuple):
+    """A forecast of the first waiting petitions."""
+
+    #: When it is to be made anew.
+    until: float
+    #: When each petition will be done, as far as that can be known.
+    ends: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -84,6 +98,8 @@ class State:
     scheduler: Scheduler = field(default_factory=Scheduler)
     #: The manager's own keys of contexts, by those that workers name them with.
     contexts: dict[str, str] = field(default_factory=dict)
+    #: Names of models as workers call them, by the manager's keys of contexts.
+    models: dict[str, str] = field(default_factory=dict)
     roster: Roster = field(default_factory=Roster)
     clients: dict[bytes, Client] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
@@ -119,6 +135,10 @@ class State:
     steered: int = 0
     #: Names that mean different files on two workers, and who was warned of.
     conflicts: set[tuple[ModelKind, str, str, str]] = field(default_factory=set)
+    #: When petitions will be done, as last reckoned.
+    foreseen: Foreseen | None = None
+    #: Relative errors of the first ETA of petitions that are done, the newest.
+    eta_errors: deque[float] = field(default_factory=lambda: deque(maxlen=_ETA_ERRORS))
     #: Something changed that may let an image go out.
     schedule_due: bool = False
     stopping: bool = False
@@ -197,6 +217,17 @@ class State:
         age_s = min(max(0.0, self.wall - entry.accepted_wall), limits.REMEMBER_WORKER_S)
         entry.job.arrived_at = self.now - age_s
         self.scheduler.arrive(entry.job, entry.waiting_count)
+        context = cast(str, entry.job.context)
+        if context not in self.models:
+            named = next(want for want in entry.wanted if want.name == entry.model)
+            self.name_model(context, self.roster.name_of(named.kind, named.name) or entry.model)
+
+    def name_model(self, context: str, name: str) -> None:
+        """What the model of a context is called."""
+        self.models.pop(context, None)
+        self.models[context] = name
+        while len(self.models) > PAIRS_MAX:
+            del self.models[next(iter(self.models))]
 
     def take(self, entry: Entry, index: int) -> None:
         """The image waits no more."""
@@ -240,6 +271,7 @@ class State:
         counters = self.counters
         counters.waiting_images -= image.state == "waiting"
         counters.running_images -= image.state == "leased"
+        entry.done += (to == "done") - (image.state == "done")
         image.move(to)
         counters.waiting_images += to == "waiting"
         counters.running_images += to == "leased"

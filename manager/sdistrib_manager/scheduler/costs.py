@@ -51,6 +51,18 @@ class Known(NamedTuple):
     rest_s: tuple[tuple[int, tuple[float, ...]], ...]
 
 
+class Speed(NamedTuple):
+    """How fast a box is with one context, as last asked."""
+
+    context: Hashable
+    pixels: int
+    step_s: float
+    #: 0 when it is not known with how many steps.
+    image_s: float
+    #: 0 when it was never seen to load it.
+    load_s: float
+
+
 class _Times:
     """The newest samples of one figure, and their median."""
 
@@ -68,9 +80,12 @@ class _Times:
 class _Pair:
     """One box with one context."""
 
-    __slots__ = ("load", "rest", "step")
+    __slots__ = ("load", "newest", "rest", "step")
 
     def __init__(self) -> None:
+        #: Pixels and steps of the last image, 0 where these were not kept; None before one was
+        #: finished here.
+        self.newest: tuple[int, int] | None = None
         self.load: _Times | None = None
         self.step: dict[int, _Times] = {}
         self.rest: dict[int, _Times] = {}
@@ -108,6 +123,7 @@ class Costs:
             pair.load = pair.load or _Times()
             pair.load.add(sample.load_s)
             self._load_changed(box, job.context)
+        pair.newest = job.pixels, job.steps
         pair.step.setdefault(job.pixels, _Times()).add(sample.sampling_s / max(1, job.steps))
         pair.rest.setdefault(job.pixels, _Times()).add(sample.rest_s)
         self._speed_changed(box, job.context)
@@ -129,7 +145,9 @@ class Costs:
         pair = self._pairs.pop((box, context), None) or _Pair()
         self._pairs[box, context] = pair
         self._by_context.setdefault(context, {})[box] = pair
-        self._by_box.setdefault(box, {})[context] = pair
+        here = self._by_box.setdefault(box, {})
+        here.pop(context, None)
+        here[context] = pair
         return pair
 
     def _tidy(self) -> list[tuple[str, Hashable]]:
@@ -178,6 +196,15 @@ class Costs:
         """An image of this context was finished there."""
         pair = self._pairs.get((box, job.context))
         return pair is not None and bool(pair.rest)
+
+    def seen(self, job: Job) -> bool:
+        """Some box has drawn, or is drawing, with this context: times are no mere guess."""
+        return any(pair.step for pair in self._by_context.get(job.context, {}).values())
+
+    def speeds(self, box: str, most: int) -> list[Speed]:
+        """Of the contexts that the box drew last, the newest first."""
+        drawn = ((c, p) for c, p in reversed(self._by_box.get(box, {}).items()) if p.newest)
+        return [_speed(context, pair) for context, pair in islice(drawn, most)]
 
     def image_s(self, box: str, job: Job) -> float:
         """Expected seconds to draw one image of the job there, its context loaded."""
@@ -290,6 +317,7 @@ class Costs:
         pair.load = _Times(known.load_s) if known.load_s else None
         pair.step = {pixels: _Times(samples) for pixels, samples in known.step_s}
         pair.rest = {pixels: _Times(samples) for pixels, samples in known.rest_s}
+        pair.newest = (known.rest_s[-1][0], 0) if known.rest_s else None
         self._all_changed()
         return self._tidy()
 
@@ -298,6 +326,15 @@ def _median(figures: Iterable[float]) -> float:
     """0 of none."""
     found = list(figures)
     return median(found) if found else 0.0
+
+
+def _speed(context: Hashable, pair: _Pair) -> Speed:
+    assert pair.newest is not None  # noqa: S101 - asked only of what was drawn
+    pixels, steps = pair.newest
+    step_s = _at(pair.step, pixels)
+    load_s = pair.load.value if pair.load else 0.0
+    image_s = steps * step_s + _at(pair.rest, pixels) if steps else 0.0
+    return Speed(context, pixels, step_s, image_s, load_s)
 
 
 def _drawn_s(pair: _Pair, job: Job) -> float:

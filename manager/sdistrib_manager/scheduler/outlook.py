@@ -1,7 +1,7 @@
 """Boxes as they will be when they have finished what they hold."""
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
@@ -32,21 +32,42 @@ class Outlook:
     #: Seconds of work it holds.
     held_s: float
 
+    def begin_at(self, costs: Costs, box: Box, job: Job) -> float:
+        """When the box could begin an image of the job, its context loaded."""
+        load_s = 0.0 if self.context == job.context else costs.load_s(box.name, job)
+        return self.ready_at + load_s
+
+    def replaces(self, job: Job) -> bool:
+        """Something else would have to go for the job."""
+        return self.context is not None and self.context != job.context
+
 
 def outlook(box: Box, now: float, costs: Costs) -> Outlook:
     """What is expected of a box, by what it holds and what that costs."""
     ready_at, context, held_s, count = now, box.context, 0.0, 0
     for held in box.holds:
-        job = held.job
-        if held.begun_at is None:
-            left_s = costs.image_s(box.name, job)
-            left_s += costs.load_s(box.name, job) if job.context != context else 0.0
-        else:
-            left_s = left(box, held, now, costs)
-        ready_at += left_s
-        held_s += left_s
-        context, count = job.context, count + 1
+        takes_s = _takes(box, held, context, now, costs)
+        ready_at += takes_s
+        held_s += takes_s
+        context, count = held.job.context, count + 1
     return Outlook(ready_at, context, count, held_s)
+
+
+def ends(box: Box, now: float, costs: Costs) -> Iterator[tuple[Held, float]]:
+    """What the box holds, in order, and when it will have finished each."""
+    end, context = now, box.context
+    for held in box.holds:
+        end += _takes(box, held, context, now, costs)
+        context = held.job.context
+        yield held, end
+
+
+def _takes(box: Box, held: Held, context: Hashable, now: float, costs: Costs) -> float:
+    """Seconds from the end of what goes before, which leaves this context loaded."""
+    load_s = 0.0
+    if held.begun_at is None and held.job.context != context:
+        load_s = costs.load_s(box.name, held.job)
+    return load_s + left(box, held, now, costs)
 
 
 def left(box: Box, held: Held, now: float, costs: Costs) -> float:
@@ -129,17 +150,15 @@ class Outlooks(Generic[B]):
 
     def end(self, box: B, job: Job) -> float:
         """When the box would have finished one more image: this one."""
-        look = self._of[box]
-        load_s = 0.0 if look.context == job.context else self._costs.load_s(box.name, job)
-        return look.ready_at + load_s + self._costs.image_s(box.name, job)
+        begin_at = self._of[box].begin_at(self._costs, box, job)
+        return begin_at + self._costs.image_s(box.name, job)
 
     def reckoned(self, box: B, job: Job) -> float:
         """The same with what a further copy of the context costs others."""
         end = self.end(box, job)
-        replaced = self._of[box].context
-        if replaced not in (None, job.context) and self._by_context.get(job.context):
+        if self._of[box].replaces(job) and self._by_context.get(job.context):
             # The last copy of a context will have to be loaded again.
-            loads = 1 + (len(self._by_context[replaced]) == 1)
+            loads = 1 + (len(self._by_context[self._of[box].context]) == 1)
             end += loads * self._copy_cost * self._costs.load_s(box.name, job)
         return end
 

@@ -106,10 +106,14 @@ class Scheduler:
 
     def arrive(self, job: Job, images: int) -> None:
         """A petition with so many waiting images."""
-        job.due = job.arrived_at + self.policy.stretch * images * self.costs.typical_s(job)
+        job.due = self.due(job, images)
         job.new, job.newcomer = self.shares.arrive(job.client, job.arrived_at)
         job.images = images
         self.lines.change(job, images)
+
+    def due(self, job: Job, images: int) -> float:
+        """Until when others may go before a petition of so many images."""
+        return job.arrived_at + self.policy.stretch * images * self.costs.typical_s(job)
 
     def begun(self, job: Job, expected_s: float, now: float) -> None:
         """An engine turned to an image of the job: its client is served."""

@@ -9,8 +9,10 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from sdistrib.petitions import Priority
+
 #: Priorities by name; the smaller number goes first.
-PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+PRIORITIES: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
 
 @dataclass(slots=True, eq=False)
