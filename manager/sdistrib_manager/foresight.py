@@ -43,7 +43,11 @@ def make(state: State, before: Job | None = None) -> tuple[Forecast[Worker], dic
         lambda worker, job: worker.can(job),
     )
     lines = scheduler.lines
-    jobs = [j for _, _, line in lines.heads() for j in islice(line.ordered(), PETITIONS_MAX)]
+    jobs = [
+        j
+        for _, _, line in lines.heads()
+        for j in islice(line.ordered(PETITIONS_MAX), PETITIONS_MAX)
+    ]
     ends: dict[str, float] = {}
     for job in heapq.nsmallest(PETITIONS_MAX, jobs, key=lines.key):
         if before is None or lines.key(job) < lines.key(before):

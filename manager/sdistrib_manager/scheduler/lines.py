@@ -83,11 +83,11 @@ class Line:
                 heapq.heapreplace(self._turns, (current, client))
         return None
 
-    def ordered(self) -> Iterator[Job]:
-        """The first petitions, about in the order of their turns."""
-        turns = heapq.nsmallest(_LOOK, ((self._key(q[0][-1]), c) for c, q in self._clients.items()))
+    def ordered(self, look: int = _LOOK) -> Iterator[Job]:
+        """The first petitions of so many clients and so many of each, about in fair order."""
+        turns = heapq.nsmallest(look, ((self._key(q[0][-1]), c) for c, q in self._clients.items()))
         for _, client in turns:
-            for *_, job in islice(self._clients[client], _LOOK):
+            for *_, job in islice(self._clients[client], look):
                 yield job
 
     def passed(self, now: float) -> None:
