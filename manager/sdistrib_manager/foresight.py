@@ -48,9 +48,10 @@ def make(state: State, before: Job | None = None) -> tuple[Forecast[Worker], dic
         for _, _, line in lines.heads()
         for j in islice(line.ordered(PETITIONS_MAX), PETITIONS_MAX)
     ]
+    limit = lines.key_if(before) if before is not None else None
     ends: dict[str, float] = {}
-    for job in heapq.nsmallest(PETITIONS_MAX, jobs, key=lines.key):
-        if before is None or lines.key(job) < lines.key(before):
+    for job in heapq.nsmallest(PETITIONS_MAX, jobs, key=lines.key_of_last):
+        if limit is None or lines.key_of_last(job) < limit:
             rows = [row.end for row in forecast.place(job, job.waiting) if row.images]
             if rows:
                 ends[job.id] = max(rows)

@@ -178,7 +178,8 @@ class Queue:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self._arrivals = 0
+        #: The last number.
+        self.arrivals = 0
         #: Images waiting or leased in all petitions.
         self.open_images = 0
         self.ended_petitions = 0
@@ -209,12 +210,12 @@ class Queue:
 
     def next_number(self) -> int:
         """A number for the next arrival."""
-        self._arrivals += 1
-        return self._arrivals
+        self.arrivals += 1
+        return self.arrivals
 
     def number_taken(self, number: int) -> None:
         """A petition of before has this number."""
-        self._arrivals = max(self._arrivals, number)
+        self.arrivals = max(self.arrivals, number)
 
     def add(self, entry: Entry) -> None:
         """A petition, new or restored; its images are as they are."""

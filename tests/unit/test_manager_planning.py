@@ -10,12 +10,13 @@ from sdistrib import limits
 from sdistrib.models import ModelFile
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import encode_petition
+from sdistrib.protocol.codec import encode_inventory, encode_petition
 from sdistrib_manager import effects as fx
 from sdistrib_manager import foresight
 from sdistrib_manager.rows import ForgetWorker
 from sdistrib_manager.scheduler.costs import Costs, Sample
 from sdistrib_manager.scheduler.forecast import Forecast
+from sdistrib_manager.scheduler.shares import NEWCOMER_S, Shares
 from sdistrib_manager.scheduler.work import Job
 from sdistrib_manager.waiting import why_waiting
 from tests.support.farm import MODEL, Client, Farm, Worker, petition, petition_id
@@ -259,6 +260,20 @@ def test_a_plan_of_a_large_farm_is_cut_to_one_message(farm):
     assert planned.error is None
 
 
+def test_a_newcomer_would_go_before_and_others_would_not():
+    shares = Shares(quantum_s=10.0)
+    assert shares.would_be("ben", 0.0) == -1
+    shares.wait("ana", 2, 0.0)
+    assert shares.would_be("ana", 0.0) == shares.round("ana") == -1
+    shares.granted("ana")
+    shares.charge("ana", 25.0, 5.0)
+    assert shares.would_be("ana", 6.0) == 2
+    shares.charge("cem", 1.0, 5.0)
+    shares.charge("ana", 1.0, 5.0)
+    assert shares.would_be("cem", 6.0) == 2 > shares.round("cem")
+    assert shares.would_be("cem", 6.0 + NEWCOMER_S) == -1
+
+
 # --- Ends foreseen --------------------------------------------------------------------------
 
 
@@ -305,6 +320,17 @@ def test_ends_of_before_do_not_count_for_a_retry_nor_cancelled_ones(farm):
     assert not farm.manager.state.eta_errors
     client.says(wire.Retry(id=pid))
     assert farm.manager.state.queue.entries[pid].first_eta[0] == farm.now
+
+
+def test_steps_say_how_long_it_takes_where_nothing_better_is_known(farm):
+    client, worker = Client(farm), Worker(farm)
+    for number, eta_s in ((1, 6.0), (2, 10.0)):
+        pid = client.submits(number)
+        attempt = worker.starts()
+        worker.says(wire.Step(attempt=attempt, phase="sampling", step=2, steps=5, step_s=2.0))
+        assert ask(client, "queue").queue[0].eta_s == pytest.approx(eta_s)
+        worker.draws(attempt, draw_s=10.0)
+        client.sees(pid, 0)
 
 
 def test_of_two_attempts_the_sooner_end_counts(farm):
@@ -490,6 +516,19 @@ def test_a_remembered_worker_may_be_the_exact_one(farm):
     client = Client(farm, "new")
     farm.wait(limits.RESTART_GRACE_S + 2, client)
     assert reason(client, 1).startswith("only on gpu1, last seen")
+
+
+def test_files_that_are_spread_over_workers_are_told(farm):
+    client, one, two = Client(farm), Worker(farm), Worker(farm, "gpu2")
+    vae = ModelFile("vae", "v.safetensors", 1)
+    for worker, files in ((one, (MODEL, vae)), (two, (vae,))):
+        worker.says(wire.Inventory(), encode_inventory(files))
+    client.submits(1, vae="v", images=2)
+    one.says(wire.Inventory(), encode_inventory((MODEL,)))
+    entry = farm.manager.state.queue.entries[petition_id(1)]
+    assert why_waiting(farm.manager.state, entry) == "no single worker has all the files it names"
+    two.says(wire.Inventory(), encode_inventory(()))
+    assert "has vae 'v'" in why_waiting(farm.manager.state, entry)
 
 
 # --- Two findings ---------------------------------------------------------------------------

@@ -154,6 +154,18 @@ class Lines:
         round_ = _FIRST if job.new else self._shares.round(job.client)
         return Key(job.priority, round_, job.due, job.number)
 
+    def key_of_last(self, job: Job) -> Key:
+        """The place in fair order of the last of its waiting images."""
+        first = job.new and job.images == 1
+        round_ = _FIRST if first else self._shares.round(job.client)
+        return Key(job.priority, round_, job.due, job.number)
+
+    def key_if(self, job: Job) -> Key:
+        """The same of a petition that does not wait, were it to."""
+        alone, round_ = self._shares.would_be(job.client)
+        first = alone and job.images == 1
+        return Key(job.priority, _FIRST if first else round_, job.due, job.number)
+
     def heads(self) -> list[Head]:
         """The head of each line, in fair order."""
         lines: Collection[Line] = self._changed

@@ -59,6 +59,15 @@ class Shares:
         share = self._shares[client]
         return max(0, int(share.served_s // self._quantum_s), self._day - _BEHIND_MAX)
 
+    def would_be(self, client: str) -> tuple[bool, int]:
+        """Were a petition of the client to come: had it nothing waiting, and its round then."""
+        share = self._shares.get(client)
+        if share is None:
+            return True, self._day
+        if share.waiting:
+            return False, self.round(client)
+        return True, max(self._day, self.round(client))
+
     def charge(self, client: str, seconds: float, now: float) -> None:
         """A box works so long for the client."""
         share = self._shares.setdefault(client, _Share(self._day * self._quantum_s))

@@ -242,7 +242,7 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     declared: Declared = Declared()
     #: What it has drawn, and how fast.
     speeds: tuple[SpeedFacts, ...] = ()
-    #: Pixels that its memory was found to suffice for; 0 where none was found too many.
+    #: Larger pictures made it run out of memory; 0 where none did.
     max_pixels_learned: Count = 0
 
 
