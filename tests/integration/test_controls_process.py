@@ -137,10 +137,10 @@ def test_declared_limits_and_models_are_the_managers_knowledge(farm):
     assert farm.state("left")["declared"] == {"max_pixels": 4096, "max_batch": 2}
     names = [json.loads(line)["name"] for line in farm.does("models", "--json").splitlines()]
     assert names == ["tiny.safetensors"]
-    large = ("-m", "tiny", "-p", "x", "-W", "128", "-H", "64", "--detach")
-    petition = farm.does(*large).strip()
-    why = "left cannot: 8192 pixels are more than the 4096 it allows"
-    wait_for(lambda: why in farm.does("status", petition), why)
+    client = farm.draw("-m", "tiny", "-p", "x", "-W", "128", "-H", "64", "--json")
+    (error,) = [row for row in client.events if row["event"] == "error"]
+    assert error["code"] == "too_large"
+    assert "left takes the most, 4096 pixels" in error["message"]
     assert worker.popen.poll() is None
     assert farm.wish(1).ends() == 0
 
