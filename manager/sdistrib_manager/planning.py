@@ -30,7 +30,8 @@ def _planned(state: State, number: int, body: bytes) -> wire.Planned:
     if refusal is not None:
         return wire.Planned(number=number, error=refusal)
     job = entry.job
-    job.arrived_at, job.number, job.images = state.now, state.queue.arrivals + 1, entry.size
+    job.arrived_at, job.number = state.now, state.queue.arrivals + 1
+    job.images = entry.size
     job.due = state.scheduler.due(job, entry.size)
     forecast, _ = foresight.make(state, before=job)
     _pin(entry, forecast.first(job))

@@ -30,8 +30,15 @@ def why_waiting(state: State, entry: Entry) -> str:
         return f"{here[0].name} takes no grants: {why_closed(state, here[0])}{more}"
     if able:
         worker = max(able, key=lambda w: w.liveness.heard_at)
-        return f"only on {worker.name}, {why_closed(state, worker)}"
+        return f"only on {worker.name}, {why_closed(state, worker)}{_nor_here(state, entry)}"
     return _why_none(state, entry)
+
+
+def _nor_here(state: State, entry: Entry) -> str:
+    """What is in the way on a worker that is here and has files of these names."""
+    here = (worker for worker in state.roster.holders(entry.wanted) if worker.present)
+    worker = next(here, None)
+    return f"; {worker.name} cannot: {worker.lacks(entry.job)}" if worker is not None else ""
 
 
 def why_closed(state: State, worker: Worker) -> str:

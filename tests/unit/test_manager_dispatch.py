@@ -193,6 +193,8 @@ def test_a_worker_gets_nothing_larger_than_its_owner_allows(farm):
     client = Client(farm)
     small = Worker(farm, declared=wire.Declared(max_pixels=512 * 512))
     client.submits(1, width=512, height=512)
+    # Somebody takes it, or it were refused; he is away.
+    Worker(farm, "gpu3").says(wire.Goodbye())
     pid = client.submits(2, width=512, height=576)
     assert [one.id for one in small.attempts] == [petition_id(1)]
     assert f"more than the {512 * 512} it allows" in _reason(farm, client, pid, small)
@@ -418,6 +420,8 @@ def test_a_recall_that_was_lost_with_the_connection_is_asked_for_again(farm):
     busy.starts(busy.attempts[0])
     Worker(farm, "gpu2")
     busy.reconnects(running=tuple(busy.attempts))
+    assert not busy.got(wire.Revoke)
+    farm.wait(1)
     assert busy.got(wire.Revoke)
 
 

@@ -16,7 +16,8 @@ from sdistrib_manager import foresight
 from sdistrib_manager.rows import ForgetWorker
 from sdistrib_manager.scheduler.costs import Costs, Sample
 from sdistrib_manager.scheduler.forecast import Forecast
-from sdistrib_manager.scheduler.shares import NEWCOMER_S, Shares
+from sdistrib_manager.scheduler.lines import Lines
+from sdistrib_manager.scheduler.shares import Shares
 from sdistrib_manager.scheduler.work import Job
 from sdistrib_manager.waiting import why_waiting
 from tests.support.farm import MODEL, Client, Farm, Worker, petition, petition_id
@@ -260,18 +261,37 @@ def test_a_plan_of_a_large_farm_is_cut_to_one_message(farm):
     assert planned.error is None
 
 
-def test_a_newcomer_would_go_before_and_others_would_not():
+def test_who_has_nothing_waiting_would_join_the_round_of_the_day():
     shares = Shares(quantum_s=10.0)
-    assert shares.would_be("ben", 0.0) == -1
-    shares.wait("ana", 2, 0.0)
-    assert shares.would_be("ana", 0.0) == shares.round("ana") == -1
-    shares.granted("ana")
+    assert shares.would_be("ben") == (True, 0)
+    shares.arrive("ana", 0.0)
+    shares.wait("ana", 2)
+    assert shares.would_be("ana") == (False, shares.round("ana"))
     shares.charge("ana", 25.0, 5.0)
-    assert shares.would_be("ana", 6.0) == 2
-    shares.charge("cem", 1.0, 5.0)
     shares.charge("ana", 1.0, 5.0)
-    assert shares.would_be("cem", 6.0) == 2 > shares.round("cem")
-    assert shares.would_be("cem", 6.0 + NEWCOMER_S) == -1
+    assert shares.would_be("ana") == (False, 2)
+    shares.charge("cem", 1.0, 5.0)
+    assert shares.would_be("cem") == (True, 2)
+    assert shares.would_be("ben") == (True, 2)
+
+
+def test_a_first_image_goes_before_and_the_last_of_several_does_not():
+    shares = Shares()
+    lines = Lines(shares)
+    for images, round_ in ((1, -1), (2, 0)):
+        would_be = job()
+        would_be.images = images
+        assert lines.key_if(would_be).round == round_
+    for number, (images, round_) in enumerate(((1, -1), (2, 0))):
+        waits = Job(str(number), f"client {number}", "c", 1, 1, number, 0.0)
+        waits.new, _ = shares.arrive(waits.client, 0.0)
+        waits.images = images
+        lines.change(waits, images)
+        assert lines.key_of_last(waits).round == round_
+        would_be = Job("j", waits.client, "c", 1, 1, 9, 0.0)
+        would_be.images = 1
+        # Its client has something waiting.
+        assert lines.key_if(would_be).round == 0
 
 
 # --- Ends foreseen --------------------------------------------------------------------------
@@ -481,8 +501,8 @@ def test_a_petition_no_worker_has_memory_for_ends_no_capable_worker():
     client.submits(1, width=1024, height=1024)
     worker.fails(worker.starts(), "out_of_memory")
     pid = client.submits(2, width=1024, height=1024)
-    assert (
-        client.last(wire.Accepted).reason == "not on gpu1: it ran out of memory at 1048576 pixels"
+    assert client.last(wire.Accepted).reason == (
+        "gpu1 cannot: it ran out of memory at 1048576 pixels"
     )
     farm.wait(8, client, worker)
     finished = next(one for one in client.got(wire.Finished) if one.id == pid)
@@ -502,8 +522,8 @@ def test_who_began_with_files_that_are_not_here_is_told(farm):
     client = Client(farm, "new")
     farm.wait(1)
     assert reason(client, 1) == (
-        "not on gpu2: its files of these names are not those that the petition began with,"
-        " and 1 more cannot"
+        "gpu2 cannot: its files of these names are not those that the petition began with;"
+        " nor can 1 more"
     )
 
 
