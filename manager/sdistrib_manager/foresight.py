@@ -23,7 +23,7 @@ from sdistrib_manager.state import Foreseen, State
 PETITIONS_MAX = 100
 #: A forecast counts for so many seconds for each petition on each worker, beyond a small farm's:
 #: some twenty times what it costs.
-_LASTS_S = 5e-5
+_LASTS_S = 1.5e-4
 _FREE = 200
 
 
