@@ -75,7 +75,7 @@ class Yard:
         """A petition comes now."""
         self._number += 1
         made.number, made.arrived_at = self._number, self.now
-        self.scheduler.arrive(made, images, self.now)
+        self.scheduler.arrive(made, images)
         return made
 
     def orders(self) -> list[str]:
@@ -92,7 +92,7 @@ class Yard:
             case Give(box, made, _):
                 assert made.waiting > 0
                 box.holds.append(FakeHeld(made))
-                self.scheduler.granted(made, self.now)
+                self.scheduler.lines.change(made, -1)
                 return f"{box.name}<{made.id}"
             case TakeBack(box, held):
                 assert held in box.holds
@@ -135,5 +135,5 @@ class Yard:
         back = [held for held in box.holds if held.revoking]
         box.holds[:] = [held for held in box.holds if not held.revoking]
         for held in back:
-            self.scheduler.put_back(held.job, self.now)
+            self.scheduler.lines.change(held.job, 1)
         return [held.job for held in back]

@@ -14,8 +14,8 @@ class Stand:
         self.lines = Lines(self.shares)
 
     def add(self, made: Job, images: int = 1) -> Job:
-        self.lines.change(made, images, 0.0)
-        self.shares.granted(made.client)
+        self.shares.arrive(made.client, 0.0)
+        self.lines.change(made, images)
         return made
 
     @property
@@ -67,9 +67,9 @@ def test_an_earlier_petition_of_the_same_client_goes_first_and_leaves_again() ->
     old = stand.add(job("old", client="ana", due=5.0))
     new = stand.add(job("new", client="ana", due=1.0))
     assert stand.order == ["new"]
-    stand.lines.change(new, -1, 0.0)
+    stand.lines.change(new, -1)
     assert stand.order == ["old"]
-    stand.lines.change(old, -1, 0.0)
+    stand.lines.change(old, -1)
     assert stand.order == []
     assert stand.lines.of(old) is None
 
@@ -77,27 +77,24 @@ def test_an_earlier_petition_of_the_same_client_goes_first_and_leaves_again() ->
 def test_a_client_that_left_the_line_is_skipped() -> None:
     stand = Stand()
     gone, stays = stand.add(job("gone", due=1.0)), stand.add(job("stays", due=2.0))
-    stand.lines.change(gone, -1, 0.0)
+    stand.lines.change(gone, -1)
     assert stand.order == ["stays"]
-    line = stand.lines.of(stays)
-    assert line is not None
-    line.remove(stays)
-    assert line.head() is None
+    stand.lines.change(stays, -1)
     # A line whose petitions are all somewhere else is no head.
     assert stand.lines.heads() == []
 
 
 def test_no_images_make_no_line() -> None:
     stand = Stand()
-    stand.lines.change(job(), 0, 0.0)
+    stand.lines.change(job(), 0)
     assert stand.lines.heads() == []
 
 
 def test_some_of_a_petition_may_go_and_come_back() -> None:
     stand = Stand()
     made = stand.add(job("a"), 3)
-    stand.lines.change(made, -2, 0.0)
-    stand.lines.change(made, 1, 0.0)
+    stand.lines.change(made, -2)
+    stand.lines.change(made, 1)
     line = stand.lines.of(made)
     assert line is not None
     assert (made.waiting, line.images) == (2, 2)
@@ -128,6 +125,45 @@ def test_a_line_is_overtaken_since_its_head_was_first_passed() -> None:
     assert line.overtaken_since(job("b", arrived_at=11.0)) == 30.0
 
 
+def test_a_first_image_goes_before_all_of_equal_priority() -> None:
+    stand = Stand()
+    stand.add(job("old", "1", due=1.0), 5)
+    new = stand.add(job("new", "2", due=9.0, new=True, images=3), 3)
+    stand.add(job("high", "3", due=9.0, priority="high"))
+    assert stand.order == ["high", "new", "old"]
+    # The others of it are as anybody's, once one is in somebody's hands; that one is not.
+    stand.lines.change(new, -1)
+    assert stand.order == ["high", "old", "new"]
+    assert stand.lines.key(new).round < 0
+    # It comes back, and is first again; when one was begun, it is not.
+    stand.lines.change(new, 1)
+    assert stand.order == ["high", "new", "old"]
+    stand.lines.change(new, -1)
+    new.new = False
+    stand.lines.change(new, 1)
+    assert stand.order == ["high", "old", "new"]
+
+
+def test_a_petition_that_comes_back_to_the_front_of_its_own_line_goes_first() -> None:
+    stand = Stand()
+    stand.add(job("old", due=1.0), 5)
+    new = stand.add(job("new", due=9.0, new=True, images=2), 2)
+    orders = [stand.order]
+    for images in (-1, 1, -1, 1, -2):
+        stand.lines.change(new, images)
+        orders.append(stand.order)
+    assert orders == [["new"], ["old"], ["new"], ["old"], ["new"], ["old"]]
+
+
+def test_coming_back_behind_another_of_its_client_changes_nothing() -> None:
+    stand = Stand()
+    stand.add(job("first", client="ana", due=1.0))
+    second = stand.add(job("second", client="ana", due=2.0, new=True, images=2), 2)
+    stand.lines.change(second, -1)
+    stand.lines.change(second, 1)
+    assert stand.order == ["first"]
+
+
 def test_any_coming_and_going_leaves_the_smallest_key_at_the_head() -> None:
     draw = random.Random(4)
     stand = Stand()
@@ -136,16 +172,16 @@ def test_any_coming_and_going_leaves_the_smallest_key_at_the_head() -> None:
         now = float(number)
         if waiting and draw.random() < 0.45:
             one = waiting[draw.choice(sorted(waiting))]
-            stand.lines.change(one, -1, now)
+            stand.lines.change(one, -1)
             if not one.waiting:
                 del waiting[one.id]
         else:
             client = f"c{draw.randrange(6)}"
             one = job(f"p{number}", client=client, due=draw.random() * 50, number=number)
-            stand.lines.change(one, draw.randint(1, 3), now)
+            stand.shares.arrive(client, now)
+            stand.lines.change(one, draw.randint(1, 3))
             waiting[one.id] = one
         if draw.random() < 0.3:
-            stand.shares.granted(one.client)
             stand.shares.charge(one.client, draw.random() * 30, now)
         wanted = min(waiting.values(), key=stand.lines.key).id if waiting else None
         assert (stand.order[0] if stand.order else None) == wanted

@@ -41,10 +41,7 @@ class Shares:
 
     def arrive(self, client: str, now: float) -> tuple[bool, bool]:
         """A petition of the client comes: had it nothing waiting, and is it a newcomer?"""
-        share = self._shares.get(client)
-        if share is None:
-            self._tidy()
-            share = self._shares[client] = _Share(self._day * self._quantum_s)
+        share = self._of(client)
         if share.waiting:
             return False, False
         share.served_s = max(share.served_s, self._day * self._quantum_s)
@@ -52,11 +49,14 @@ class Shares:
 
     def wait(self, client: str, images: int) -> None:
         """So many more (or fewer) of the client's images wait."""
-        self._shares[client].waiting += images
+        self._of(client).waiting += images
 
     def round(self, client: str) -> int:
         """The round the client is in; the smaller goes first."""
-        share = self._shares[client]
+        share = self._shares.get(client)
+        if share is None:
+            # Forgotten, with images in somebody's hands only.
+            return self._day
         return max(0, int(share.served_s // self._quantum_s), self._day - _BEHIND_MAX)
 
     def would_be(self, client: str) -> tuple[bool, int]:
@@ -70,13 +70,21 @@ class Shares:
 
     def charge(self, client: str, seconds: float, now: float) -> None:
         """A box works so long for the client."""
-        share = self._shares.setdefault(client, _Share(self._day * self._quantum_s))
+        share = self._of(client)
         before = self._day, self.round(client)
         share.served_at = now
         least_s = (self._day - _BEHIND_MAX) * self._quantum_s
         self._day = max(self._day, int(share.served_s // self._quantum_s))
         share.served_s = max(share.served_s, least_s) + seconds
         self.version += before != (self._day, self.round(client))
+
+    def _of(self, client: str) -> _Share:
+        """What the client got; nothing of the day when that was forgotten."""
+        share = self._shares.get(client)
+        if share is None:
+            self._tidy()
+            share = self._shares[client] = _Share(self._day * self._quantum_s)
+        return share
 
     def _tidy(self) -> None:
         if len(self._shares) >= CLIENTS_MAX:
