@@ -20,6 +20,8 @@ class FakeHeld:
     expected_s: float = 0.0
     revoking: bool = False
     alone: bool = False
+    #: The other attempt at the same image.
+    twin: "FakeHeld | None" = None
 
 
 @dataclass(eq=False)
@@ -101,15 +103,18 @@ class Yard:
                 return f"{box.name}>{held.job.id}"
             case Race(box, held, _):
                 assert not box.holds
-                held.alone = True  # type: ignore[misc]
-                box.holds.append(FakeHeld(held.job, alone=True))
+                assert isinstance(held, FakeHeld)
+                assert held.twin is None, "a third attempt"
+                held.alone = True
+                held.twin = FakeHeld(held.job, alone=True, twin=held)
+                box.holds.append(held.twin)
                 return f"{box.name}={held.job.id}"
 
     def _able(self, box: FakeBox, made: Job) -> bool:
         return box.able is None or made.context in box.able
 
     def _fits(self, box: FakeBox, held: FakeHeld) -> bool:  # type: ignore[override]
-        return (box.name, held.job.id) not in self.unfit
+        return held.twin is None and (box.name, held.job.id) not in self.unfit
 
     def begin(self, box: FakeBox) -> FakeHeld:
         """The engine turns to the first image it was handed."""
@@ -123,11 +128,10 @@ class Yard:
         return held
 
     def finish(self, box: FakeBox) -> Job:
-        """The image under way is drawn, and its losers are called off."""
+        """The image under way is drawn, and its loser is called off."""
         held = box.holds.pop(0)
-        if held.alone:
-            for other in self.boxes:
-                other.holds[:] = [h for h in other.holds if not (h.alone and h.job is held.job)]
+        for other in self.boxes:
+            other.holds[:] = [one for one in other.holds if one is not held.twin]
         return held.job
 
     def give_back(self, box: FakeBox) -> list[Job]:
@@ -135,5 +139,27 @@ class Yard:
         back = [held for held in box.holds if held.revoking]
         box.holds[:] = [held for held in box.holds if not held.revoking]
         for held in back:
-            self.scheduler.lines.change(held.job, 1)
+            if held.twin is None:
+                self.scheduler.lines.change(held.job, 1)
+            else:
+                # The other attempt goes on, and is not raced again.
+                held.twin.twin = None
         return [held.job for held in back]
+
+
+def used(yard: Yard, *clients: str) -> None:
+    """These clients are no newcomers."""
+    for client in clients:
+        yard.scheduler.shares.charge(client, 1.0, yard.now)
+
+
+def busy(yard: Yard, box: FakeBox, context: str = "A", client: str = "busy") -> None:
+    """The box has begun an image of that context."""
+    used(yard, client)
+    made = yard.arrive(job(f"on {box.name}", context, client=client))
+    others = [other for other in yard.boxes if other is not box]
+    yard.boxes = [box]
+    assert yard.orders() == [f"{box.name}<on {box.name}"]
+    yard.boxes = sorted([box, *others], key=lambda one: one.name)
+    yard.begin(box)
+    assert made.waiting == 0

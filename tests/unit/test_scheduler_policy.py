@@ -1,30 +1,9 @@
 """Which image goes to which box, and when: each rule alone."""
 
-from collections.abc import Callable
-
 import pytest
 
 from sdistrib_manager.scheduler.outlook import HOLD_MAX
-from tests.support.boxes import SQUARE, FakeBox, Yard, job
-
-
-def _used(yard: Yard, *clients: str) -> None:
-    """These clients are no newcomers."""
-    for client in clients:
-        yard.scheduler.shares.charge(client, 1.0, yard.now)
-
-
-def _busy(yard: Yard, box: FakeBox, context: str = "A", client: str = "busy") -> None:
-    """The box has begun an image of that context."""
-    _used(yard, client)
-    made = yard.arrive(job(f"on {box.name}", context, client=client))
-    others = [other for other in yard.boxes if other is not box]
-    yard.boxes = [box]
-    assert yard.orders() == [f"{box.name}<on {box.name}"]
-    yard.boxes = sorted([box, *others], key=lambda one: one.name)
-    yard.begin(box)
-    assert made.waiting == 0
-
+from tests.support.boxes import FakeBox, Yard, busy, job, used
 
 # --- earliest finish ----------------------------------------------------------------------------
 
@@ -62,7 +41,7 @@ def test_a_slow_box_takes_the_first_image_that_the_others_would_not_have_finishe
     yard = Yard(FakeBox("fast", "A"), FakeBox("slow", "A"))
     yard.speed("fast", 1.0)
     yard.speed("slow", 3.5)
-    _used(yard, "a", "b", "c")
+    used(yard, "a", "b", "c")
     for name in "abc":
         yard.arrive(job(name), 2)
     # The fast one has drawn the first of b and one more by then.
@@ -75,7 +54,7 @@ def test_of_a_box_that_draws_something_else_nothing_is_expected() -> None:
     yard.speed("fast", 1.0)
     yard.speed("fast", 1.0, context="B")
     yard.speed("slow", 50.0)
-    _busy(yard, fast, "B")
+    busy(yard, fast, "B")
     yard.arrive(job(), 1)
     assert "slow<a" in yard.orders()
 
@@ -85,7 +64,7 @@ def test_a_box_that_cannot_draw_the_first_of_a_line_takes_one_that_it_can() -> N
     yard = Yard(fast, slow)
     yard.speed("fast", 1.0)
     yard.speed("slow", 1.5)
-    _used(yard, "a", "b")
+    used(yard, "a", "b")
     yard.arrive(job("a"), 1)
     yard.arrive(job("b"), 2)
     yard._able = lambda box, made: (box.name, made.id) != ("slow", "b")  # type: ignore[method-assign]
@@ -98,7 +77,7 @@ def test_a_box_that_cannot_draw_the_first_of_a_line_takes_one_that_it_can() -> N
 
 def test_a_box_goes_on_with_what_it_has_loaded() -> None:
     yard = Yard(FakeBox("1", "B"))
-    _used(yard, "a", "b")
+    used(yard, "a", "b")
     yard.arrive(job("a", "A"))
     yard.arrive(job("b", "B"))
     assert yard.orders() == ["1<b"]
@@ -128,7 +107,7 @@ def test_nobody_is_overtaken_for_longer_than_the_bound(
     yard = Yard(FakeBox("1", "B"), **policy)
     yard.speed("1", 1.0, load_s, "A")
     yard.speed("1", 1.0, load_s, "B")
-    _used(yard, "a", "b")
+    used(yard, "a", "b")
     yard.arrive(job("a", "A"))
     yard.arrive(job("b", "B", priority="normal"), 500)
     got_at = _overtaking(yard, 300, "a")
@@ -139,7 +118,7 @@ def test_nobody_is_overtaken_for_longer_than_the_bound(
 
 def test_of_several_overtaken_the_one_that_waits_for_longest_is_first() -> None:
     yard = Yard(FakeBox("1", "B"))
-    _used(yard, "a", "b", "c")
+    used(yard, "a", "b", "c")
     for context in "ABC":
         yard.speed("1", 1.0, 1.0, context)
     first, second = yard.arrive(job("a", "A", due=9.0)), yard.arrive(job("c", "C"))
@@ -161,7 +140,7 @@ def test_a_further_copy_is_loaded_only_when_it_pays(
     yard = Yard(FakeBox("1", "A"), FakeBox("2", "B"), copy_cost=copy_cost)
     for box in "12":
         yard.speed(box, 10.0, 20.0)
-    _used(yard, "a")
+    used(yard, "a")
     yard.arrive(job(), images)
     assert ("2<a" in yard.orders()) is copied
 
@@ -195,7 +174,7 @@ def test_no_more_than_its_owner_allows_beside_the_two(batch: int, held: int) -> 
 
 def test_only_of_the_same_context() -> None:
     yard = Yard(FakeBox("1", "A"))
-    _used(yard, "a", "b")
+    used(yard, "a", "b")
     yard.arrive(job("a", "A"))
     yard.arrive(job("b", "B"))
     assert yard.orders() == ["1<a"]
@@ -209,7 +188,7 @@ def test_a_newcomer_is_first_and_the_box_is_kept_for_him() -> None:
     yard = Yard(box)
     for context in "AB":
         yard.speed("1", 10.0, 5.0, context)
-    _used(yard, "heavy")
+    used(yard, "heavy")
     yard.arrive(job("h", client="heavy"), 50)
     assert yard.orders() == ["1<h", "1<h"]
     yard.begin(box)
@@ -228,7 +207,7 @@ def test_a_newcomer_of_the_same_context_gets_the_place_behind_the_running_image(
     box = FakeBox("1", "A")
     yard = Yard(box)
     yard.speed("1", 10.0)
-    _used(yard, "heavy")
+    used(yard, "heavy")
     yard.arrive(job("h", client="heavy"), 50)
     yard.orders()
     yard.begin(box)
@@ -243,12 +222,12 @@ def test_a_newcomer_of_the_same_context_gets_the_place_behind_the_running_image(
 
 
 def test_an_idle_box_that_can_is_better_for_a_newcomer_than_a_kept_one() -> None:
-    busy, idle = FakeBox("1", "A"), FakeBox("2", None)
-    yard = Yard(busy, idle)
+    first, idle = FakeBox("1", "A"), FakeBox("2", None)
+    yard = Yard(first, idle)
     for box in "12":
         yard.speed(box, 10.0, 5.0)
         yard.speed(box, 10.0, 5.0, "B")
-    _busy(yard, busy)
+    busy(yard, first)
     yard.arrive(job("n", "B", client="new"))
     assert yard.orders() == ["2<n"]
 
@@ -257,7 +236,7 @@ def test_what_a_client_has_of_its_own_waits_for_its_newer_one_only_by_priority()
     box = FakeBox("1", "A")
     yard = Yard(box)
     yard.speed("1", 10.0)
-    _used(yard, "ana")
+    used(yard, "ana")
     yard.arrive(job("long", client="ana"), 9)
     yard.orders()
     yard.begin(box)
@@ -272,7 +251,7 @@ def test_priorities_go_before_everything_else() -> None:
     yard = Yard(box)
     yard.speed("1", 10.0)
     yard.speed("1", 10.0, 5.0, "B")
-    _used(yard, "l", "n", "h")
+    used(yard, "l", "n", "h")
     yard.arrive(job("l", priority="low"))
     yard.arrive(job("n", priority="normal"))
     yard.arrive(job("h", "B", priority="high"))
@@ -289,7 +268,7 @@ def test_clients_take_turns_by_the_seconds_they_got() -> None:
     box = FakeBox("1", "A")
     yard = Yard(box, quantum_s=30.0)
     yard.speed("1", 10.0)
-    _used(yard, "ana", "ben")
+    used(yard, "ana", "ben")
     for client in ("ana", "ben"):
         yard.arrive(job(client), 50)
     drawn = []
@@ -305,7 +284,7 @@ def test_clients_take_turns_by_the_seconds_they_got() -> None:
 def test_short_petitions_go_before_long_ones_but_not_for_ever() -> None:
     yard = Yard(FakeBox("1", "A"))
     yard.speed("1", 1.0)
-    _used(yard, "a", "b")
+    used(yard, "a", "b")
     long = yard.arrive(job("a"), 20)
     yard.now = 10.0
     short = yard.arrive(job("b"))
@@ -315,121 +294,12 @@ def test_short_petitions_go_before_long_ones_but_not_for_ever() -> None:
     assert key(long) < key(yard.arrive(job("c", client="b")))
 
 
-# --- idle boxes ---------------------------------------------------------------------------------
-
-
-def _slow_and_idle(image_s: float = 10.0) -> tuple[Yard, FakeBox, FakeBox]:
-    slow, idle = FakeBox("1", "A"), FakeBox("2", "A")
-    yard = Yard(slow, idle)
-    yard.speed("1", image_s)
-    yard.speed("2", 1.0)
-    return yard, slow, idle
-
-
-def test_what_another_has_not_begun_is_taken_back_for_an_idle_box() -> None:
-    yard, slow, idle = _slow_and_idle()
-    _used(yard, "a")
-    yard.arrive(job(), 2)
-    yard.boxes = [slow]
-    assert yard.orders() == ["1<a", "1<a"]
-    yard.begin(slow)
-    yard.boxes = [slow, idle]
-    assert yard.orders() == ["1>a"]
-    # One that is coming back feeds the idle box: nothing more is taken meanwhile.
-    assert yard.orders() == []
-    yard.give_back(slow)
-    assert yard.orders() == ["2<a"]
-    assert yard.orders() == []
-
-
-def test_a_running_image_is_raced_by_an_idle_box_that_would_be_sooner() -> None:
-    yard, slow, idle = _slow_and_idle()
-    _busy(yard, slow)
-    assert yard.orders() == ["2=on 1"]
-    # Once.
-    assert yard.orders() == []
-    yard.begin(idle)
-    assert yard.orders() == []
-
-
-_Change = Callable[[Yard, FakeBox, FakeBox], None]
-
-
-def _no_hedge(_: Yard, slow: FakeBox, __: FakeBox) -> None:
-    slow.holds[0].job.hedge = False
-
-
-def _alone(_: Yard, slow: FakeBox, __: FakeBox) -> None:
-    slow.holds[0].alone = True
-
-
-def _elsewhere(_: Yard, __: FakeBox, idle: FakeBox) -> None:
-    idle.context = "B"
-
-
-def _coming_back(_: Yard, slow: FakeBox, __: FakeBox) -> None:
-    slow.holds[0].revoking = True
-
-
-def _unfit(yard: Yard, _: FakeBox, __: FakeBox) -> None:
-    yard.unfit.add(("2", "on 1"))
-
-
-def _unable(_: Yard, __: FakeBox, idle: FakeBox) -> None:
-    idle.able = {"B"}
-
-
-def _nearly_done(yard: Yard, _: FakeBox, __: FakeBox) -> None:
-    yard.now += 8.95
-
-
-@pytest.mark.parametrize(
-    "change", [_no_hedge, _alone, _elsewhere, _coming_back, _unfit, _unable, _nearly_done]
-)
-def test_no_race(change: _Change) -> None:
-    yard, slow, idle = _slow_and_idle()
-    _busy(yard, slow)
-    change(yard, slow, idle)
-    assert yard.orders() == []
-
-
-def test_an_empty_box_may_load_for_a_race() -> None:
-    yard, slow, idle = _slow_and_idle(100.0)
-    yard.speed("2", 1.0, 5.0)
-    _busy(yard, slow)
-    idle.context = None
-    assert yard.orders() == ["2=on 1"]
-
-
-def test_what_is_late_is_taken_to_be_late_again() -> None:
-    yard, slow, _ = _slow_and_idle()
-    _busy(yard, slow)
-    yard.now += 9.5
-    assert yard.orders() == []
-    yard.now += 4.0
-    assert yard.orders() == ["2=on 1"]
-
-
-def test_the_slowest_is_helped_first() -> None:
-    first, second, idle = FakeBox("1", "A"), FakeBox("2", "A"), FakeBox("3", "A")
-    yard = Yard(first, second, idle)
-    for box, image_s in (("1", 20.0), ("2", 50.0), ("3", 1.0)):
-        yard.speed(box, image_s)
-    _busy(yard, first)
-    yard.boxes = [second]
-    _busy(yard, second)
-    yard.boxes = [first, second, idle]
-    assert yard.orders() == ["3=on 2"]
-
-
-def test_a_box_that_nothing_can_help_does_nothing() -> None:
-    yard = Yard(FakeBox("1"), FakeBox("2"))
-    assert yard.orders() == []
+# --- lines --------------------------------------------------------------------------------------
 
 
 def test_lines_that_nobody_here_can_draw_wait() -> None:
     yard = Yard(FakeBox("1", "A", able={"A"}))
-    made = yard.arrive(job("b", "B", pixels=SQUARE))
+    made = yard.arrive(job("b", "B"))
     assert yard.orders() == []
     assert made.waiting == 1
 
@@ -439,7 +309,7 @@ def test_a_place_far_back_in_a_line_is_not_looked_for() -> None:
     yard = Yard(fast, slow)
     yard.speed("fast", 1.0)
     yard.speed("slow", 30.0)
-    _used(yard, "c")
+    used(yard, "c")
     for number in range(40):
         yard.arrive(job(f"p{number}", client="c"))
     # It would be the thirtieth or so; so far the line is not walked, and the first is as good.
@@ -448,7 +318,7 @@ def test_a_place_far_back_in_a_line_is_not_looked_for() -> None:
 
 def test_whoever_can_have_the_box_and_is_passed_over_is_counted() -> None:
     yard = Yard(FakeBox("1", "C", able={"B", "C"}))
-    _used(yard, "a", "b", "c")
+    used(yard, "a", "b", "c")
     made = [yard.arrive(job(name.lower(), name)) for name in "ABC"]
     assert yard.orders() == ["1<c"]
     since = [

@@ -385,17 +385,19 @@ class _Turn(Generic[_B]):
     def _help(self) -> Iterator[Order[_B]]:
         """Nothing waits for these boxes: take over, or race, what a slower one holds."""
         takeover = Takeover(self._now, self._costs, self._outlooks, self._able, self._fits)
-        # Each image that is coming back feeds one of them.
-        coming = sum(held.revoking for box in self._boxes for held in box.holds)
-        for box in self._outlooks.idle[coming:]:
+        free = list(self._outlooks.idle)
+        for held in [held for box in self._boxes for held in box.holds if held.revoking]:
+            takeover.feed(held, free)
+        while free:
+            box = free[0]
             found = takeover.best(box)
-            if found is None:
+            if found is not None and found[1].begun_at is None and self._may_ask(found[0]):
+                yield TakeBack(*found)
+                takeover.feed(found[1], free)
                 continue
-            other, held = found
-            if held.begun_at is None:
-                if self._may_ask(other):
-                    yield TakeBack(other, held)
-            else:
+            del free[0]
+            if found is not None and found[1].begun_at is not None:
+                held = found[1]
                 look = self._outlooks[box]
                 yield Race(box, held, self._outlooks.end(box, held.job) - look.ready_at)
                 self._outlooks.again(box)

@@ -71,6 +71,13 @@ class Takeover(Generic[B]):
                 best = gain, prize
         return None if best is None else (best[1].box, best[1].held)
 
+    def feed(self, held: Held, free: list[B]) -> None:
+        """An image is coming back: the one of these idle boxes that would be done with it soonest
+        waits for it, and leaves the list."""
+        able = [box for box in free if self._able(box, held.job) and self._fits(box, held)]
+        if able:
+            free.remove(min(able, key=lambda box: self._outlooks.reckoned(box, held.job)))
+
     def _gain(self, box: B, prize: _Prize[B]) -> float | None:
         """Seconds by which the box would be sooner; None where it may not, or hardly is."""
         held = prize.held
