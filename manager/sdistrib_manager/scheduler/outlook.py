@@ -1,7 +1,7 @@
 """Boxes as they will be when they have finished what they hold."""
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
