@@ -131,9 +131,11 @@ class Run:
             context = held.job.context
         wanted = made.context
         if context != wanted:
-            copies = {b.holds[-1].job.context if b.holds else b.context for b in self.yard.boxes}
+            copies = [b.holds[-1].job.context if b.holds else b.context for b in self.yard.boxes]
+            # A further copy costs one load more, and one more again where the last of another goes.
             copy = context is not None and wanted in copies
-            at += costs.load_s(box.name, made) * (2 if copy else 1)
+            price = 1 + (copies.count(context) == 1) if copy else 0
+            at += costs.load_s(box.name, made) * (1 + price)
         return at
 
 

@@ -111,18 +111,20 @@ def test_a_look_into_the_line_is_short_and_in_order() -> None:
     assert len(seen) == 2 * _LOOK
 
 
-def test_a_line_is_overtaken_since_its_head_was_first_passed() -> None:
+def test_a_line_is_overtaken_since_it_was_first_passed_after_it_was_last_served() -> None:
     stand = Stand()
-    head = stand.add(job("a", arrived_at=5.0))
+    head = stand.add(job("a"), 2)
     line = stand.lines.of(head)
     assert line is not None
-    assert line.overtaken_since(head) is None
-    for now in (3.0, 10.0, 10.5, 30.0):
+    assert line.passed_at is None
+    for now in (10.0, 10.5, 30.0):
         line.passed(now)
-    # What happened before the head came does not count for it, and is forgotten.
-    assert line.overtaken_since(head) == 10.0
-    assert list(line._passed) == [10.0, 30.0]
-    assert line.overtaken_since(job("b", arrived_at=11.0)) == 30.0
+    assert line.passed_at == 10.0
+    stand.lines.change(head, -1)
+    assert line.passed_at is None
+    line.passed(40.0)
+    stand.add(job("b"))
+    assert line.passed_at == 40.0
 
 
 def test_a_first_image_goes_before_all_of_equal_priority() -> None:

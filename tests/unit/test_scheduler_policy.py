@@ -321,7 +321,5 @@ def test_whoever_can_have_the_box_and_is_passed_over_is_counted() -> None:
     used(yard, "a", "b", "c")
     made = [yard.arrive(job(name.lower(), name)) for name in "ABC"]
     assert yard.orders() == ["1<c"]
-    since = [
-        line and line.overtaken_since(one) for one in made if (line := yard.scheduler.lines.of(one))
-    ]
+    since = [line and line.passed_at for one in made if (line := yard.scheduler.lines.of(one))]
     assert since == [None, 0.0]

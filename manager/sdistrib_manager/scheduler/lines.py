@@ -47,7 +47,7 @@ class Line:
         #: How often each client stands there.
         self._stands: dict[str, int] = {}
         #: When a petition of another line first went before its head, since it was last served.
-        self._passed_at: float | None = None
+        self.passed_at: float | None = None
 
     def add(self, job: Job) -> None:
         """A petition has waiting images, and had none."""
@@ -92,16 +92,8 @@ class Line:
 
     def passed(self, now: float) -> None:
         """A petition of another line goes before this one's head."""
-        if self._passed_at is None:
-            self._passed_at = now
-
-    def served(self) -> None:
-        """An image of it was handed out: nobody can say that it is forgotten."""
-        self._passed_at = None
-
-    def overtaken_since(self, head: Job) -> float | None:
-        """When petitions of other lines first went before its head; None when none did."""
-        return self._passed_at
+        if self.passed_at is None:
+            self.passed_at = now
 
     def _key(self, job: Job) -> Key:
         return _key(self._shares, job)
@@ -137,7 +129,7 @@ class Lines:
         self._shares.wait(job.client, images)
         line.images += images
         if images < 0:
-            line.served()
+            line.passed_at = None
         if not before or not job.waiting or job.new:
             self._changed.add(line)
         if not before and job.waiting:

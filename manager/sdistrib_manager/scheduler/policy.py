@@ -180,7 +180,7 @@ class _Turn(Generic[_B]):
     def _may_be_urgent(self, head: Head) -> bool:
         """Whether it is urgent for any box, were loads quick."""
         key, job, line = head
-        since = line.overtaken_since(job)
+        since = line.passed_at
         overtaken = since is not None and self._now - since >= self._policy.overtaken_s
         return overtaken or (key.round < 0 and job.newcomer)
 
@@ -189,7 +189,7 @@ class _Turn(Generic[_B]):
         key, job, line = head
         if key.round < 0 and job.newcomer:
             return True
-        since = line.overtaken_since(job)
+        since = line.passed_at
         if since is None:
             return False
         load_s = self._costs.load_s(box.name, job)
@@ -405,6 +405,6 @@ class _Turn(Generic[_B]):
 
 
 def _urgency(head: Head) -> tuple[bool, float, Key]:
-    key, job, line = head
-    since = line.overtaken_since(job)
+    key, _, line = head
+    since = line.passed_at
     return key.round >= 0, since if since is not None else inf, key
