@@ -297,6 +297,18 @@ def test_a_first_image_goes_before_and_the_last_of_several_does_not():
 # --- Ends foreseen --------------------------------------------------------------------------
 
 
+def test_no_end_is_foreseen_while_nobody_takes_the_rest(farm):
+    client, worker = Client(farm), Worker(farm)
+    drew(client, worker, 101, 2.0)
+    pid = client.submits(1, images=9)
+    worker.starts(worker.attempts[-1])
+    farm.wait(1, client, worker)
+    assert {row.id: row.eta_s for row in ask(client, "queue").queue}[pid] > 0
+    stands(worker)
+    farm.wait(1, client, worker)
+    assert {row.id: row.eta_s for row in ask(client, "queue").queue}[pid] == 0
+
+
 def test_a_list_foresees_the_end_of_each_petition(farm):
     client, _fast, slow = two_speeds(farm)
     stands(slow)
