@@ -121,6 +121,17 @@ def test_a_guess_is_made_anew_after_each_thing_learned(costs: Costs) -> None:
     assert (costs.image_s("two", job()), costs.load_s("two", job())) == (50.0, 3.0) != before
 
 
+def test_a_guess_about_another_context_is_made_anew_as_well(costs: Costs) -> None:
+    for box, image_s in (("one", 1.0), ("two", 2.0)):
+        costs.learn(box, job(context="A"), Sample(0.0, image_s, 0.0))
+    costs.learn("one", job(context="B"), Sample(0.0, 10.0, 0.0))
+    assert costs.image_s("two", job(context="B")) == pytest.approx(20.0)
+    # Box two turns out to be three times as slow as that.
+    for _ in range(3):
+        costs.learn("two", job(context="A"), Sample(0.0, 6.0, 0.0))
+    assert costs.image_s("two", job(context="B")) == pytest.approx(60.0)
+
+
 def test_what_is_known_comes_back_as_it_was(costs: Costs) -> None:
     for number in range(7):
         costs.learn("box", job(), Sample(number / 3, number / 7, number / 9))

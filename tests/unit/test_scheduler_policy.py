@@ -232,6 +232,41 @@ def test_an_idle_box_that_can_is_better_for_a_newcomer_than_a_kept_one() -> None
     assert yard.orders() == ["2<n"]
 
 
+def _all_busy(yard: Yard) -> None:
+    """Each box draws what it has loaded, and one more image waits there."""
+    boxes = yard.boxes
+    for box in boxes:
+        client = f"c{box.name}"
+        used(yard, client)
+        yard.boxes = [box]
+        yard.arrive(job(f"on {box.name}", box.context, client=client, hedge=False), 2)
+        assert len(yard.orders()) == 2
+        yard.begin(box)
+    yard.boxes = boxes
+
+
+def test_for_a_newcomer_what_waits_on_the_box_that_would_be_done_soonest_gives_way() -> None:
+    yard = Yard(FakeBox("1", "A"), FakeBox("2", "A"), FakeBox("3", "B", able={"B"}))
+    for box, image_s in (("1", 10.0), ("2", 30.0), ("3", 5.0)):
+        yard.speed(box, image_s, 1.0)
+        yard.speed(box, image_s, 1.0, "B")
+    _all_busy(yard)
+    yard.arrive(job("n", "A", client="new"))
+    assert yard.orders() == ["1>on 1"]
+
+
+def test_of_a_box_that_is_kept_for_another_line_nothing_is_expected() -> None:
+    yard = Yard(FakeBox("1", "A"), FakeBox("2", "A"))
+    for context in "AB":
+        yard.speed("1", 20.0, 1.0, context)
+        yard.speed("2", 2.0, 1.0, context)
+    _all_busy(yard)
+    yard.arrive(job("n", "B", client="new"))
+    yard.arrive(job("m", "A", client="newer"))
+    # Box 2 will load B, so that A is to be drawn by box 1.
+    assert yard.orders() == ["2>on 2", "1>on 1"]
+
+
 def test_what_a_client_has_of_its_own_waits_for_its_newer_one_only_by_priority() -> None:
     box = FakeBox("1", "A")
     yard = Yard(box)

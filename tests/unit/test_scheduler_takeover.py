@@ -161,3 +161,25 @@ def test_a_box_is_asked_at_most_once_a_second() -> None:
     assert yard.orders() == []
     yard.now = 1.0
     assert yard.orders() == ["1>a"]
+
+
+def test_what_comes_back_and_fits_no_idle_box_keeps_none() -> None:
+    yard, slow, _ = _slow_and_idle(100.0)
+    yard.arrive(job(), 2)
+    yard.boxes = [slow, FakeBox("2", "A", able={"B"})]
+    yard.orders()
+    yard.begin(slow)
+    slow.holds[1].revoking = True
+    assert yard.orders() == []
+
+
+def test_what_will_be_done_soon_is_not_even_reckoned() -> None:
+    first, second, idle = FakeBox("1", "A"), FakeBox("2", "A"), FakeBox("3", "A")
+    yard = Yard(first, second, idle)
+    for box, image_s in (("1", 50.0), ("2", 20.0), ("3", 1.0)):
+        yard.speed(box, image_s)
+    for box in (first, second):
+        yard.boxes = [box]
+        busy(yard, box)
+    yard.boxes = [first, second, idle]
+    assert yard.orders() == ["3=on 1"]

@@ -12,7 +12,7 @@ holds and has not begun, or races the last images of a slower one.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from math import inf
 from typing import Generic, NamedTuple, TypeVar
 
@@ -190,11 +190,9 @@ class _Turn(Generic[_B]):
         if key.round < 0 and job.newcomer:
             return True
         since = line.passed_at
-        if since is None:
-            return False
         load_s = self._costs.load_s(box.name, job)
         bound_s = max(self._policy.overtaken_s, self._policy.overtaken_loads * load_s)
-        return self._now - since >= bound_s
+        return since is not None and self._now - since >= bound_s
 
     def _urgent(self, heads: list[Head], idle: list[_B]) -> Give[_B] | None:
         """Newcomers, then the line that was overtaken for longest if that is too long."""
@@ -243,9 +241,8 @@ class _Turn(Generic[_B]):
                 break
             boxes = self._would_be_handed(head, kept)
             if boxes and not any(held.revoking for box in boxes for held in box.holds):
-                end, place = min((self._end_before(box, head), i) for i, box in enumerate(boxes))
-                if not self._done_by_others(head[1], boxes[place], end, 1):
-                    yield from self._take_back_others(boxes[place], head)
+                _, place = min((self._end_before(box, head), i) for i, box in enumerate(boxes))
+                yield from self._take_back_others(boxes[place], head)
 
     def _last_to_begin(self) -> Key | None:
         """The last in fair order of what boxes hold and have not begun."""
@@ -374,9 +371,7 @@ class _Turn(Generic[_B]):
     def _mark_passed(self, give: Give[_B]) -> None:
         """Who stands before this job in fair order and could have had the box was passed."""
         line = self._lines.of(give.job)
-        for _, job, other in self._lines.heads():
-            if other is line:
-                break
+        for _, job, other in takewhile(lambda head: head[2] is not line, self._lines.heads()):
             if self._able(give.box, job):
                 other.passed(self._now)
 
