@@ -139,8 +139,11 @@ class Farm(RuleBasedStateMachine):
             self.yard.now += 1.0
             self.decide()
             for box in self.boxes:
+                # An engine with nothing to do begins before its box is asked anything.
+                if box.holds and box.holds[0].begun_at is None:
+                    self.yard.begin(box)
                 self.yard.give_back(box)
-                if box.holds and box.holds[0].begun_at is not None:
+                if box.holds:
                     self.drawn[self.yard.finish(box).id] += 1
                 if box.holds:
                     self.yard.begin(box)
