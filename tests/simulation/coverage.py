@@ -57,6 +57,7 @@ _TABLE = {
         CLIENT_HELLO: no session, session
         DETACH: ended, open, tombstone, unknown petition
         ENGINE_STATE: session
+        CONTROL: session
         FAILED: ended, leased, unknown image
         GOODBYE: session
         INVENTORY: session
@@ -68,7 +69,9 @@ _TABLE = {
         RESULT_SEEN: ended, open, tombstone
         RETRY: ended, open, tombstone
         REVOKED: no such lease, undone
+        STANDING: session
         STARTED: no such lease, undone
+        STEERED: session
         STEP: no such lease, undone
         SUBMIT: ended, open, tombstone, unknown petition
         StopRequested: any
@@ -98,6 +101,7 @@ _TABLE = {
         RESULT_REFUSED: session
         REVOKE: session
         Ready: no session, session
+        STEER: session
         SendFailed: no session, session
         StopRequested: at rest, drawing
         TurnEnded: drawing, idle, no engine

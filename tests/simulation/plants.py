@@ -23,7 +23,7 @@ from sdistrib_manager.machine import Manager
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import ImageRow, Snapshot, Tombstone
-from sdistrib_manager.scheduler import policy
+from sdistrib_manager.scheduler.takeover import Takeover
 from sdistrib_manager.scheduler.work import Held
 from sdistrib_manager.state import Arrival, State
 from sdistrib_manager.storage import Storage
@@ -140,8 +140,8 @@ def _fits_always(state: State, worker: Worker, held: Held) -> bool:
     return True
 
 
-def _may_race_always(self: Any, box: Any, held: Held) -> bool:
-    return box.context in (None, held.job.context)
+def _may_race_always(self: Any, held: Held) -> bool:
+    return True
 
 
 # --- delivery ---
@@ -198,7 +198,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
     ),
     "attempt numbers are used again": (Plant(dispatch, "_issue", _issue_old_numbers),),
     "images that failed, or that two are at, are raced": (Plant(dispatch, "_fits", _fits_always),),
-    "a race that nobody allowed": (Plant(policy._Turn, "_may_race", _may_race_always),),
+    "a race that nobody allowed": (Plant(Takeover, "_may_race", _may_race_always),),
     "a picture counts as seen when it is sent": (Plant(delivery, "_launch", _launch_as_seen),),
     "what a new hello missed stays under way": (Plant(Client, "unsend", lambda _: None),),
     "results are dropped at a reconnect": (Plant(Results, "hand_in", _hand_in_nothing),),

@@ -23,9 +23,9 @@ SEEDS, EVENTS = 2000, 200
 PLANTS_S = 60.0
 #: Said only to peers that break the protocol, which nobody here does; or nobody here asks for it.
 _UNHEARD: dict[str, set[type[wire.Message]]] = {
-    "manager": {wire.Fault},
+    "manager": {wire.Fault, wire.Plan},
     "worker": {wire.Fault, wire.Chunk},
-    "client": {wire.Fault, wire.Answer, wire.Purged, wire.ChunkSeen},
+    "client": {wire.Fault, wire.Answer, wire.Purged, wire.ChunkSeen, wire.Planned},
 }
 _DEADLINE_S = 900.0
 

@@ -53,7 +53,7 @@ class Takeover(Generic[B]):
             prize = _Prize((self._outlooks.place(box), number), at, box, held)
             if held.begun_at is None:
                 self._waiting.append(prize)
-            elif held.job.hedge:
+            else:
                 self._begun.setdefault(held.job.context, []).append(prize)
 
     def best(self, box: B) -> tuple[B, Held] | None:
@@ -81,9 +81,15 @@ class Takeover(Generic[B]):
     def _gain(self, box: B, prize: _Prize[B]) -> float | None:
         """Seconds by which the box would be sooner; None where it may not, or hardly is."""
         held = prize.held
-        if prize.box is box or held.revoking or (held.begun_at is not None and held.alone):
+        if prize.box is box or held.revoking:
+            return None
+        if held.begun_at is not None and not self._may_race(held):
             return None
         gain = prize.end_at - self._outlooks.reckoned(box, held.job)
         if gain <= _GAIN * self._costs.image_s(box.name, held.job):
             return None
         return gain if self._able(box, held.job) and self._fits(box, held) else None
+
+    def _may_race(self, held: Held) -> bool:
+        """Nobody else does, and whoever asked for it has nothing against it."""
+        return held.job.hedge and not held.alone
