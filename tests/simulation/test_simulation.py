@@ -25,7 +25,7 @@ PLANTS_S = 60.0
 _UNHEARD: dict[str, set[type[wire.Message]]] = {
     "manager": {wire.Fault, wire.Plan},
     "worker": {wire.Fault, wire.Chunk},
-    "client": {wire.Fault, wire.Answer, wire.Purged, wire.ChunkSeen, wire.Planned},
+    "client": {wire.Fault, wire.Answer, wire.Purged, wire.ChunkSeen, wire.Planned, wire.Controlled},
 }
 _DEADLINE_S = 900.0
 

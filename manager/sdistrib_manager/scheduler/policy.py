@@ -140,8 +140,6 @@ class _Turn(Generic[_B]):
         self._policy = scheduler.policy
         self._lines = scheduler.lines
         self._asked = scheduler.asked
-        #: Boxes that were handed something in this turn.
-        self._given: set[_B] = set()
         self._boxes = boxes
         self._able = able
         self._fits = fits
@@ -153,7 +151,6 @@ class _Turn(Generic[_B]):
     def orders(self) -> Iterator[Order[_B]]:
         while (give := self._next()) is not None:
             self._mark_passed(give)
-            self._given.add(give.box)
             yield give
             # One more image in the same context makes a box no better for anybody.
             behind = self._outlooks[give.box].held and give.box not in self._firsts
@@ -283,7 +280,7 @@ class _Turn(Generic[_B]):
 
     def _may_ask(self, box: _B) -> bool:
         """Not more often than this, lest anything go to and fro without end."""
-        if box in self._given or self._now - self._asked.get(box.name, -inf) < _ASK_S:
+        if self._now - self._asked.get(box.name, -inf) < _ASK_S:
             return False
         self._asked[box.name] = self._now
         return True
