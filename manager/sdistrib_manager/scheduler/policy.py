@@ -229,7 +229,7 @@ class _Turn(Generic[_B]):
     def _make_way(self) -> Iterator[Order[_B]]:
         """What waits on a box before somebody of better right is taken back if it can be.
 
-        Only where the other would then be handed to that box, so that nothing goes to and fro.
+        Only where the other would then be handed to that box, so that nothing goes back and forth.
         """
         heads, last = self._lines.heads(), self._last_to_begin()
         if not heads or last is None or last <= heads[0][0]:
@@ -279,7 +279,7 @@ class _Turn(Generic[_B]):
                 yield TakeBack(box, held)
 
     def _may_ask(self, box: _B) -> bool:
-        """Not more often than this, lest anything go to and fro without end."""
+        """Not more often than this, lest anything go back and forth without end."""
         if self._now - self._asked.get(box.name, -inf) < _ASK_S:
             return False
         self._asked[box.name] = self._now
