@@ -158,7 +158,7 @@ class Farm:
 
     def _obey(self, order: scheduling.Order[_Box]) -> None:
         match order:
-            case scheduling.Give(box, job, _):
+            case scheduling.Give(box, job):
                 box.held.append(_Held(job))
                 self._scheduler.lines.change(job, -1)
                 self._missing += 1
@@ -166,7 +166,7 @@ class Farm:
                 mine = cast(_Held, held)
                 mine.revoking = True
                 self._coming.append((box, mine))
-            case scheduling.Race(box, held, _):
+            case scheduling.Race(box, held):
                 cast(_Held, held).alone = True
                 box.held.append(_Held(held.job, alone=True))
 
@@ -181,15 +181,14 @@ class Farm:
         """The box turns to the first image that it holds, if it has not."""
         if not box.held or box.held[0].begun_at is not None:
             return
-        held, known = box.held[0], self._scheduler.costs
-        held.begun_at, held.expected_s = self._now, known.image_s(box.name, held.job)
+        held = box.held[0]
+        held.begun_at = self._now
+        held.expected_s = self._scheduler.begun(box, held.job, self._now)
         end_at = self._now + self._draw_s(box, held.job)
         context = str(held.job.context)
         if box.context != context:
-            held.expected_s += known.load_s(box.name, held.job)
             end_at += self._load_s[context]
             box.context = context
-        self._scheduler.begun(held.job, held.expected_s, self._now)
         heapq.heappush(self._undrawn, (end_at, int(box.name[3:]), box))
 
 

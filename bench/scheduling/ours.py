@@ -20,7 +20,7 @@ class _Held:
 
     image: Image
     job: work.Job
-    expected_s: float
+    expected_s: float = 0.0
     begun_at: float | None = None
     revoking: bool = False
     alone: bool = False
@@ -85,11 +85,8 @@ class Ours:
     def began(self, now: float, box: str, image: Image) -> None:
         held = self._boxes[box].held[image]
         held.begun_at = now
-        held.expected_s = self._scheduler.costs.image_s(box, held.job)
-        if self._boxes[box].context != held.job.context:
-            held.expected_s += self._scheduler.costs.load_s(box, held.job)
+        held.expected_s = self._scheduler.begun(self._boxes[box], held.job, now)
         self._boxes[box].context = image.job.context
-        self._scheduler.begun(held.job, held.expected_s, now)
 
     def finished(self, now: float, box: str, image: Image, load_s: float, draw_s: float) -> None:
         self._boxes[box].held.pop(image, None)
@@ -133,20 +130,20 @@ class Ours:
 
     def _carry_out(self, now: float, order: scheduling.Order[_Box]) -> Order:
         match order:
-            case scheduling.Give(box, made, expected_s):
+            case scheduling.Give(box, made):
                 job = self._true[made.id]
                 image = Image(job, self._waiting[job].pop(0))
-                box.held[image] = _Held(image, made, expected_s)
+                box.held[image] = _Held(image, made)
                 self._scheduler.lines.change(made, -1)
                 return Grant(box.name, image)
             case scheduling.TakeBack(box, held):
                 mine = cast(_Held, held)
                 mine.revoking = True
                 return Revoke(box.name, mine.image)
-            case scheduling.Race(box, held, expected_s):
+            case scheduling.Race(box, held):
                 mine = cast(_Held, held)
                 mine.alone = True
-                box.held[mine.image] = _Held(mine.image, mine.job, expected_s, alone=True)
+                box.held[mine.image] = _Held(mine.image, mine.job, alone=True)
                 return Grant(box.name, mine.image)
 
     def wake_at(self) -> float | None:

@@ -14,14 +14,12 @@ from sdistrib_manager.queue import Entry
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.scheduler.work import PRIORITIES
 from sdistrib_manager.state import State
+from sdistrib_manager.waiting import REASON_CHARS
 
 #: Bytes of the rows of one answer; the rest of the header needs little.
 _ROWS_BYTES_MAX = limits.HEADER_BYTES_MAX * 3 // 4
 #: A whole id; what is shorter is the beginning of one.
 _ID_DIGITS = 32
-
-#: Characters of a reason in which a worker has its say.
-_REASON_CHARS = 300
 
 #: Names of priorities.
 _PRIORITIES: dict[int, Priority] = {number: name for name, number in PRIORITIES.items()}
@@ -98,7 +96,7 @@ def _facts(state: State, worker: Worker) -> wire.WorkerFacts:
         running=tuple(attempt for attempt, lease in worker.leases.items() if lease.started),
         loaded=worker.state.loaded,
         last_seen_s=max(0.0, state.now - worker.liveness.heard_at),
-        reason=worker.standing.reason[:_REASON_CHARS] if worker.present else "",
+        reason=worker.standing.reason[:REASON_CHARS] if worker.present else "",
         declared=worker.declared,
         speeds=_speeds(state, worker),
         max_pixels_learned=worker.pixels_learned,

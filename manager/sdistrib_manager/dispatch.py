@@ -32,7 +32,7 @@ def schedule(state: State) -> None:
         fits=lambda worker, held: _fits(state, worker, held),
     ):
         match order:
-            case Give(worker, job, _):
+            case Give(worker, job):
                 entry = state.queue.entries[job.id]
                 attempt = _give(state, worker, entry)
                 if grants and grants[-1][:2] == (worker, entry):
@@ -44,7 +44,7 @@ def schedule(state: State) -> None:
                 lease.revoking = True
                 _send(state, grants)
                 state.tell_worker(worker, wire.Revoke(attempt=lease.attempt))
-            case Race(worker, held, _):
+            case Race(worker, held):
                 _race(state, worker, held)
     _send(state, grants)
 
@@ -116,10 +116,9 @@ def _pin(state: State, worker: Worker, entry: Entry) -> None:
     kind = cast(Kind, entry.job.kind)
     if kind.contents:
         return
-    fingerprint = worker.engine.fingerprint if entry.exact else ""
-    contents = worker.contents(kind.wanted)
-    state.change_kind(entry, kind._replace(contents=contents, fingerprint=fingerprint))
-    state.keep(PinRow(id=entry.id, contents=contents, fingerprint=fingerprint))
+    pinned = worker.pinned(kind, exact=entry.exact)
+    state.change_kind(entry, pinned)
+    state.keep(PinRow(id=entry.id, contents=pinned.contents, fingerprint=pinned.fingerprint))
 
 
 def _race(state: State, worker: Worker, held: Held) -> None:
@@ -144,15 +143,11 @@ def begun(state: State, worker: Worker, lease: Lease) -> None:
     lease.revoking = False
     if lease.started:
         return
-    costs = state.scheduler.costs
     for other in worker.leases.values():
         other.drawn = other.drawn or other.started
     lease.begun_at = state.now
-    lease.expected_s = costs.image_s(worker.name, lease.job)
-    if worker.context != lease.job.context:
-        lease.expected_s += costs.load_s(worker.name, lease.job)
+    lease.expected_s = state.scheduler.begun(worker, lease.job, state.now)
     worker.context = cast(str, lease.job.context)
-    state.scheduler.begun(lease.job, lease.expected_s, state.now)
 
 
 def stepped(state: State, worker: Worker, lease: Lease, step: wire.Step) -> None:

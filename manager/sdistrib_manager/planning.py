@@ -34,7 +34,10 @@ def _planned(state: State, number: int, body: bytes) -> wire.Planned:
     job.images = entry.size
     job.due = state.scheduler.due(job, entry.size)
     forecast, _ = foresight.make(state, before=job)
-    _pin(entry, forecast.first(job))
+    worker = forecast.first(job)
+    if worker is not None:
+        # As `dispatch` will: from its first grant on it is drawn from the same files.
+        job.kind = worker.pinned(cast(Kind, job.kind), exact=entry.exact)
     placed = {row.box.instance: row for row in forecast.place(job, entry.size)}
     end = max((row.end for row in placed.values() if row.images), default=state.now)
     idle = any(row.images and not row.box.leases for row in placed.values())
@@ -49,15 +52,6 @@ def _planned(state: State, number: int, body: bytes) -> wire.Planned:
         workers=shown,
         cut=len(shown) < len(rows),
     )
-
-
-def _pin(entry: Entry, worker: Worker | None) -> None:
-    """As `dispatch` will: from its first grant on it is drawn from the same files."""
-    if worker is not None:
-        kind = cast(Kind, entry.job.kind)
-        fingerprint = worker.engine.fingerprint if entry.exact else ""
-        contents = worker.contents(kind.wanted)
-        entry.job.kind = kind._replace(contents=contents, fingerprint=fingerprint)
 
 
 def _row(

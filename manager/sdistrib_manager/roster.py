@@ -93,6 +93,11 @@ class Worker:
         files = [self.catalogue.find(want.kind, want.name) for want in wanted]
         return tuple((file.digest, file.size_bytes) if file else ("", -1) for file in files)
 
+    def pinned(self, kind: Kind, *, exact: bool) -> Kind:
+        """The same bound to what this worker has: its files, and if `exact` its engine."""
+        fingerprint = self.engine.fingerprint if exact else ""
+        return kind._replace(contents=self.contents(kind.wanted), fingerprint=fingerprint)
+
     def can(self, job: Job) -> bool:
         """It has the right files and engine for the petition, and the room."""
         key = job.kind, job.context

@@ -13,7 +13,7 @@ from sdistrib_manager.scheduler.work import Job
 from sdistrib_manager.state import State
 
 #: Characters of a reason in which a worker has its say.
-_REASON_CHARS = 300
+REASON_CHARS = 300
 
 
 def why_waiting(state: State, entry: Entry) -> str:
@@ -47,7 +47,7 @@ def why_closed(state: State, worker: Worker) -> str:
     if not worker.present:
         return f"last seen {silent_s:.0f} s ago"
     if not worker.is_open:
-        return (worker.standing.reason or worker.standing.state)[:_REASON_CHARS]
+        return (worker.standing.reason or worker.standing.state)[:REASON_CHARS]
     if worker.liveness.state(state.now) != "alive":
         return f"silent for {silent_s:.0f} s"
     return ""

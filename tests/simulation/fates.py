@@ -59,7 +59,12 @@ class Fates:
         self.manager.disk.on_trouble = self._in_trouble
         meddler = Meddler(world, self.faults, self._visit_at_once)
         world.late_s, world.refuses = meddler.late_s, meddler.refuses
-        self._acts: dict[str, Callable[[], bool]] = {
+        self._acts = {**self._troubles(), **self._words()}
+
+    def _troubles(self) -> dict[str, Callable[[], bool]]:
+        """What happens to machines, links and clocks."""
+        world = self.world
+        return {
             "connection breaks": lambda: self._break(0.05),
             "connection breaks unnoticed": lambda: self._break(ZMTP_S),
             "cut off to the manager": lambda: self._cut(up=True),
@@ -82,6 +87,11 @@ class Fates:
             "client pauses": lambda: self._pause(self.world.rng.choice(self.clients)),
             "wall clock a day forward": lambda: self._jump(_DAY_S),
             "wall clock a day back": lambda: self._jump(-_DAY_S),
+        }
+
+    def _words(self) -> dict[str, Callable[[], bool]]:
+        """What people and workers say and do."""
+        return {
             "cancel": self._cancel,
             "cancel by another": self._cancel_by_another,
             "cancel before submit": self._cancel_before_submit,

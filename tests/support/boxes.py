@@ -91,7 +91,7 @@ class Yard:
 
     def _carry_out(self, order: Order[FakeBox]) -> str:
         match order:
-            case Give(box, made, _):
+            case Give(box, made):
                 assert made.waiting > 0
                 box.holds.append(FakeHeld(made))
                 self.scheduler.lines.change(made, -1)
@@ -101,7 +101,7 @@ class Yard:
                 assert held.begun_at is None
                 held.revoking = True  # type: ignore[misc]
                 return f"{box.name}>{held.job.id}"
-            case Race(box, held, _):
+            case Race(box, held):
                 assert not box.holds
                 assert isinstance(held, FakeHeld)
                 assert held.twin is None, "a third attempt"
@@ -119,12 +119,9 @@ class Yard:
     def begin(self, box: FakeBox) -> FakeHeld:
         """The engine turns to the first image it was handed."""
         held = box.holds[0]
-        held.expected_s = self.costs.image_s(box.name, held.job)
-        if box.context != held.job.context:
-            held.expected_s += self.costs.load_s(box.name, held.job)
+        held.expected_s = self.scheduler.begun(box, held.job, self.now)
         held.begun_at, held.revoking = self.now, False
         box.context = held.job.context
-        self.scheduler.begun(held.job, held.expected_s, self.now)
         return held
 
     def finish(self, box: FakeBox) -> Job:

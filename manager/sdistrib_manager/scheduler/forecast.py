@@ -7,6 +7,7 @@ What is placed stays: the next petition comes on top of it.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -79,13 +80,14 @@ class Forecast(Generic[_B]):
         return rows
 
     def _filling(self, job: Job) -> list[_Filling[_B]]:
-        is_held = any(at.context == job.context for at in self._looks.values())
+        copies = Counter(at.context for at in self._looks.values())
         filling = []
         for place, (box, at) in enumerate(self._looks.items()):
             if self._able(box, job):
                 reckoned_at = at.begin_at(self._costs, box, job)
-                if is_held and at.replaces(job):
-                    reckoned_at += self._copy_cost * self._costs.load_s(box.name, job)
+                loads = at.loads_of_others(job, copies.__getitem__)
+                if loads:
+                    reckoned_at += loads * self._copy_cost * self._costs.load_s(box.name, job)
                 filling.append(
                     _Filling(reckoned_at, self._costs.image_s(box.name, job), place, box)
                 )

@@ -96,7 +96,9 @@ class Line:
             self.passed_at = now
 
     def _key(self, job: Job) -> Key:
-        return _key(self._shares, job)
+        # With one image of it in somebody's hands, the others are as anybody's.
+        first = job.new and job.waiting == job.images
+        return _key(job, self._shares.round(job.client), first=first)
 
 
 #: The head of a line: its place in fair order, and the line.
@@ -143,20 +145,16 @@ class Lines:
 
     def key(self, job: Job) -> Key:
         """The place in fair order of what is in somebody's hands and has not begun."""
-        round_ = _FIRST if job.new else self._shares.round(job.client)
-        return Key(job.priority, round_, job.due, job.number)
+        return _key(job, self._shares.round(job.client), first=job.new)
 
     def key_of_last(self, job: Job) -> Key:
         """The place in fair order of the last of its waiting images."""
-        first = job.new and job.images == 1
-        round_ = _FIRST if first else self._shares.round(job.client)
-        return Key(job.priority, round_, job.due, job.number)
+        return _key(job, self._shares.round(job.client), first=job.new and job.images == 1)
 
     def key_if(self, job: Job) -> Key:
         """The same of a petition that does not wait, were it to."""
         alone, round_ = self._shares.would_be(job.client)
-        first = alone and job.images == 1
-        return Key(job.priority, _FIRST if first else round_, job.due, job.number)
+        return _key(job, round_, first=alone and job.images == 1)
 
     def heads(self) -> list[Head]:
         """The head of each line, in fair order."""
@@ -176,10 +174,9 @@ class Lines:
         return self._heads
 
 
-def _key(shares: Shares, job: Job) -> Key:
-    # With one image of it in somebody's hands, the others are as anybody's.
-    first = job.new and job.waiting == job.images
-    return Key(job.priority, _FIRST if first else shares.round(job.client), job.due, job.number)
+def _key(job: Job, round_: int, *, first: bool) -> Key:
+    """The place of an image; the first of somebody who had nothing goes before all rounds."""
+    return Key(job.priority, _FIRST if first else round_, job.due, job.number)
 
 
 def _key_of(job: Job) -> Hashable:

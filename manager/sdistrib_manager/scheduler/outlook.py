@@ -41,6 +41,18 @@ class Outlook:
         """Something else would have to go for the job."""
         return self.context is not None and self.context != job.context
 
+    def loads_of_others(self, job: Job, copies: Callable[[Hashable], int]) -> int:
+        """Loads that a further copy of the job's context costs others.
+
+        Args:
+            job: it has no copy cost where nothing is replaced, or no box has its context.
+            copies: how many boxes have a context, or will.
+        """
+        if not self.replaces(job) or not copies(job.context):
+            return 0
+        # The last copy of a context will have to be loaded again.
+        return 1 + (copies(self.context) == 1)
+
 
 def outlook(box: Box, now: float, costs: Costs) -> Outlook:
     """What is expected of a box, by what it holds and what that costs."""
@@ -156,11 +168,13 @@ class Outlooks(Generic[B]):
     def reckoned(self, box: B, job: Job) -> float:
         """The same with what a further copy of the context costs others."""
         end = self.end(box, job)
-        if self._of[box].replaces(job) and self._by_context.get(job.context):
-            # The last copy of a context will have to be loaded again.
-            loads = 1 + (len(self._by_context[self._of[box].context]) == 1)
+        loads = self._of[box].loads_of_others(job, self._copies)
+        if loads:
             end += loads * self._copy_cost * self._costs.load_s(box.name, job)
         return end
+
+    def _copies(self, context: Hashable) -> int:
+        return len(self._by_context.get(context, ()))
 
     def by_readiness(self) -> list[Ready]:
         """All boxes, the first to be free first."""

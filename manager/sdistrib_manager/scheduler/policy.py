@@ -38,8 +38,6 @@ class Give(NamedTuple, Generic[_B]):
 
     box: _B
     job: Job
-    #: Seconds until its end, loading included, once it begins.
-    expected_s: float
 
 
 class TakeBack(NamedTuple, Generic[_B]):
@@ -54,7 +52,6 @@ class Race(NamedTuple, Generic[_B]):
 
     box: _B
     held: Held
-    expected_s: float
 
 
 Order = Give[_B] | TakeBack[_B] | Race[_B]
@@ -115,10 +112,18 @@ class Scheduler:
         """Until when others may go before a petition of so many images."""
         return job.arrived_at + self.policy.stretch * images * self.costs.typical_s(job)
 
-    def begun(self, job: Job, expected_s: float, now: float) -> None:
-        """An engine turned to an image of the job: its client is served."""
+    def begun(self, box: Box, job: Job, now: float) -> float:
+        """An engine turned to an image of the job: its client is served.
+
+        Returns:
+            Expected seconds until the picture, loading included if the box must.
+        """
+        expected_s = self.costs.image_s(box.name, job)
+        if box.context != job.context:
+            expected_s += self.costs.load_s(box.name, job)
         job.new = False
         self.shares.charge(job.client, expected_s, now)
+        return expected_s
 
 
 class _Turn(Generic[_B]):
@@ -329,8 +334,7 @@ class _Turn(Generic[_B]):
         for end, i in ends:
             chosen = self._pick(line, boxes[i], end)
             if chosen is not None:
-                look = self._outlooks[boxes[i]]
-                return Give(boxes[i], chosen, self._outlooks.end(boxes[i], chosen) - look.ready_at)
+                return Give(boxes[i], chosen)
         return None
 
     def _pick(self, line: Line, box: _B, end: float) -> Job | None:
@@ -393,8 +397,7 @@ class _Turn(Generic[_B]):
             del free[0]
             if found is not None and found[1].begun_at is not None:
                 held = found[1]
-                look = self._outlooks[box]
-                yield Race(box, held, self._outlooks.end(box, held.job) - look.ready_at)
+                yield Race(box, held)
                 self._outlooks.again(box)
                 takeover.add(box)
 

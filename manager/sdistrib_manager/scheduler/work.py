@@ -35,8 +35,6 @@ class Job:
     #: What decides which boxes can do it, beside its size: petitions that differ here never stand
     #: in one line.
     kind: Hashable = None
-    #: Bytes of the model files it needs; a hint for the first guess of unseen times.
-    weight: int = 0
     #: Its last images may be raced on an idle box.
     hedge: bool = True
     #: Its place among petitions of equal right, see `lines`; set when it first waits.
