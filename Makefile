@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 # Two at a time: most tests wait for processes.
 PYTEST_ARGS ?= -n 2 --dist worksteal
 SOAK_ARGS ?=
+SOAK_SEEDS ?= 100000
 
 # Coverage floors: everything, and the parts whose every branch must be tested.
 FLOOR := 90
@@ -42,8 +43,9 @@ test-slow: setup models ## The tests that take minutes each
 	@$(BIN)/python -m tools.tiny_models models --bad --sd15 >/dev/null
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
-soak: $(VENV)/.project ## Kill a thousand workers and a hundred managers under load, and prove that nothing is lost
+soak: $(VENV)/.project ## Kill a thousand workers and a hundred managers under load, then play 100,000 simulated farms
 	PYTHONPATH=. $(BIN)/python -m tests.soak $(SOAK_ARGS)
+	PYTHONPATH=. $(BIN)/python -m tests.simulation --seeds $(SOAK_SEEDS) --coverage
 
 lint: $(VENV)/.project ## Style, format and spelling
 	$(BIN)/ruff check

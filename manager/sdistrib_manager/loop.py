@@ -187,7 +187,7 @@ class Loop:
                 # A picture must be kept before the commit of the row that names it.
                 if isinstance(effect, fx.PutBlob):
                     self._doomed.discard(effect.digest)
-                    self._storage.remember(effect.digest, effect.parts)
+                    self._storage.remember(effect.digest, effect.parts, now)
                     if answer := self._keeper.put(effect.digest, effect.parts):
                         pending.append(answer)
                 elif isinstance(effect, fx.DropBlob):
@@ -233,13 +233,15 @@ class Loop:
 
     def _send_picture(self, send: fx.SendPicture) -> None:
         try:
-            blob = self._storage.view(send.digest)
+            blob = self._storage.view(send.digest, self._clock())
         except StoreError as error:
             self._events.append(events.BlobMissing(send.digest, str(error)))
             return
         piece = memoryview(blob)[send.start : send.end]
         frames = encode(send.message, piece)
         self._sent("client", send.route, self._ports["client"].send(send.route, frames))
+        if send.end >= len(blob):
+            self._storage.sent(send.digest)
 
     def _sent(self, port: Port, route: bytes, outcome: SendOutcome) -> None:
         if outcome == "gone":

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from sdistrib_manager.store.base import Blobs, Store
 from sdistrib_manager.store.files import FileBlobs
 from sdistrib_manager.store.memory import MemoryBlobs, MemoryStore
 from sdistrib_manager.store.sqlite import SqliteStore
+from sdistrib_manager.views import Views
 
 _log = logging.getLogger("sdistrib.manager")
 
@@ -46,8 +46,7 @@ class Storage:
         #: Forgotten bytes are still on the disk; when to try (again). A manager that was killed may
         #: have left some.
         self._checkpoint_at = 0.0
-        self._views: OrderedDict[str, Buffer] = OrderedDict()
-        self._views_bytes = 0
+        self._views = Views(_VIEWS_BYTES_MAX)
 
     def manager(self, now: float, wall: float, trouble: str = "") -> Manager:
         """A manager of what is kept.
@@ -101,7 +100,7 @@ class Storage:
         if changes:
             self.store.commit(changes)
 
-    def view(self, digest: str) -> Buffer:
+    def view(self, digest: str, now: float) -> Buffer:
         """A picture's bytes.
 
         Raises:
@@ -109,29 +108,25 @@ class Storage:
         """
         if not self.blobs.slow:
             return self.blobs.view(digest)
-        if digest in self._views:
-            self._views.move_to_end(digest)
-            return self._views[digest]
-        data = self.blobs.view(digest)
-        self._remember(digest, data)
+        data = self._views.get(digest)
+        if data is None:
+            data = self.blobs.view(digest)
+            if len(data) > limits.CHUNK_BYTES:  # else it is sent in one piece
+                self._views.put(digest, data, now, force=True)
         return data
 
-    def remember(self, digest: str, parts: Sequence[Buffer]) -> None:
+    def remember(self, digest: str, parts: Sequence[Buffer], now: float) -> None:
         """A picture is on its way to the disk: whoever waits for it need not read it back."""
-        if self.blobs.slow and sum(len(part) for part in parts) <= _VIEWS_BYTES_MAX:
-            self._remember(digest, parts[0] if len(parts) == 1 else b"".join(parts))
+        if self.blobs.slow:
+            self._views.put(digest, parts[0] if len(parts) == 1 else b"".join(parts), now)
 
-    def _remember(self, digest: str, data: Buffer) -> None:
-        self._views_bytes += len(data) - len(self._views.pop(digest, b""))
-        self._views[digest] = data
-        while self._views_bytes > _VIEWS_BYTES_MAX and len(self._views) > 1:
-            _, old = self._views.popitem(last=False)
-            self._views_bytes -= len(old)
+    def sent(self, digest: str) -> None:
+        """The last piece of a picture is on its way to a client."""
+        self._views.sent(digest)
 
     def checkpoint(self, now: float) -> None:
         """Have what was forgotten gone from the disk: now, or as soon as it can be."""
         self._views.clear()
-        self._views_bytes = 0
         try:
             self.store.checkpoint()
         except StoreError as error:

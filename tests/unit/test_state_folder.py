@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sdistrib import limits
 from sdistrib.errors import ConfigError, StoreError
 from sdistrib_manager import storage as storage_module
 from sdistrib_manager.effects import Keep
@@ -175,23 +176,27 @@ def test_a_manager_that_was_killed_before_its_checkpoint_has_it_done_by_the_next
     again.close()
 
 
-def test_a_picture_is_read_once_for_all_its_pieces(tmp_path: Path) -> None:
+def test_a_large_picture_is_read_once_for_all_its_pieces(tmp_path: Path) -> None:
     kept = open_folder(SETTINGS, tmp_path)
-    digest = _put(kept, bytes(1000))
-    first = kept.view(digest)
-    assert kept.view(digest) is first
+    digest, small = _put(kept, bytes(limits.CHUNK_BYTES + 1)), _put(kept, b"small")
+    first = kept.view(digest, 0.0)
+    assert kept.view(digest, 0.0) is first
+    assert kept.view(small, 0.0) is not kept.view(small, 0.0), "one piece needs no second reading"
     kept.checkpoint(0.0)
-    assert kept.view(digest) is not first, "what was forgotten is not in memory either"
+    assert kept.view(digest, 0.0) is not first, "what was forgotten is not in memory either"
     kept.close()
 
 
-def test_only_so_many_bytes_are_kept_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_larger_than_all_room_is_still_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage_module, "_VIEWS_BYTES_MAX", 2500)
     kept = open_folder(SETTINGS, tmp_path)
-    digests = [_put(kept, bytes([number]) * 1000) for number in range(3)]
-    views = [kept.view(digest) for digest in digests]
-    assert kept.view(digests[2]) is views[2]
-    assert kept.view(digests[0]) is not views[0], "the one not used for longest made room"
+    kept.remember("aa", [b"waits to be sent"], 0.0)
+    digest = _put(kept, bytes(limits.CHUNK_BYTES + 1))
+    assert kept.view(digest, 0.0) is kept.view(digest, 0.0)
+    with pytest.raises(StoreError):
+        kept.view("aa", 0.0)
     kept.close()
 
 
@@ -200,15 +205,15 @@ def test_a_picture_on_its_way_to_the_disk_is_sent_from_memory_unless_it_is_huge(
 ) -> None:
     monkeypatch.setattr(storage_module, "_VIEWS_BYTES_MAX", 100)
     kept = open_folder(SETTINGS, tmp_path)
-    kept.remember("aa", [b"one piece"])
-    kept.remember("bb", [b"two ", b"pieces"])
-    assert (kept.view("aa"), kept.view("bb")) == (b"one piece", b"two pieces")
-    kept.remember("cc", [bytes(60), bytes(41)])
+    kept.remember("aa", [b"one piece"], 0.0)
+    kept.remember("bb", [b"two ", b"pieces"], 0.0)
+    assert (kept.view("aa", 0.0), kept.view("bb", 0.0)) == (b"one piece", b"two pieces")
+    kept.remember("cc", [bytes(60), bytes(41)], 0.0)
     with pytest.raises(StoreError):
-        kept.view("cc")
+        kept.view("cc", 0.0)
     kept.checkpoint(0.0)
     with pytest.raises(StoreError):
-        kept.view("aa")
+        kept.view("aa", 0.0)
     kept.close()
 
 
