@@ -181,9 +181,12 @@ def call_off(state: State, entry: Entry, image: Image) -> None:
     for worker in state.roster:
         for attempt in [a for a in worker.leases if (a.id, a.index) == (entry.id, image.index)]:
             del worker.leases[attempt]
-            image.issued[attempt.number].live = False
             state.tell_worker(worker, wire.Abandon(attempt=attempt))
             state.schedule_due = True
+    for issued in image.issued.values():
+        # Also of workers that have not come back since this manager started. Should the picture be
+        # lost, they would count as being at it.
+        issued.live = False
 
 
 def abandon_leases(state: State, entry: Entry) -> None:

@@ -240,3 +240,29 @@ def test_an_idle_worker_races_one_that_becomes_slow(farm):
     assert not idle.attempts
     farm.wait(300, slow, idle)
     assert [attempt.number for attempt in idle.attempts] == [2]
+
+
+def test_a_lost_picture_is_not_counted_as_drawn_by_who_never_came_back(farm):
+    _, fast, first, second = raced(farm)
+    fast.starts(second)
+    farm.restart()
+    fast.reconnects(running=(second,))
+    data = fast.draws(second)
+    (image,) = farm.manager.state.queue.entries[first.id].images.values()
+    assert not any(issued.live for issued in image.issued.values())
+    farm.happen(BlobMissing(hashlib.sha256(data).hexdigest(), "it is damaged"))
+    assert [issued.number for issued in farm.rows(ImageRow)[-1].issued if issued.live] in ([], [3])
+
+
+def test_what_a_worker_is_granted_again_it_does_not_draw_twice():
+    box = rig.Rig()
+    box.ready()
+    box.turn(after_s=4)  # a second hello: the manager's answer to the first is on its way
+    box.welcome()
+    running, void = rig.attempt(0), rig.attempt(1)
+    ticket = box.begin(running, void)
+    box.welcome()  # the answer to the second, which named neither
+    box.grant(rig.attempt(1, number=2))
+    (draw,) = rig.asked(box.draw(ticket))
+    assert draw.seed == 101
+    assert not rig.asked(box.draw(draw.ticket)), "once is enough"

@@ -128,6 +128,10 @@ class Worker:
                 pass
 
     def _on_welcome(self) -> None:
+        # The answer to a hello that did not name what was granted before it: as a slow answer lets
+        # us say hello twice, the manager took that for lost and has handed it out anew.
+        for attempt in self._making.unqueue_all():
+            self._turn.log("debug", f"{attempt.id[:8]}/{attempt.index} was given to us twice.")
         self._session.welcomed()
         self._tell_standing()
         given_back, self._given_back = self._given_back, []
