@@ -18,7 +18,6 @@ from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Queue
 from sdistrib_manager.roster import Roster, Steering, Worker
 from sdistrib_manager.rows import ImageRow, IssuedRow, PetitionStateRow, Row, Tombstone
-from sdistrib_manager.scheduler.costs import PAIRS_MAX
 from sdistrib_manager.scheduler.policy import OVERTAKEN_S, Scheduler
 
 #: Ends of petitions from which the error of ETAs is told.
@@ -193,7 +192,7 @@ class State:
         if soft and self.store_trouble:
             self.left_out[entry.id, image.index] = None
         issued = tuple(
-            IssuedRow(number, one.instance, one.worker, one.live)
+            IssuedRow(number, one.instance, one.worker, one.live, one.relief)
             for number, one in image.issued.items()
         )
         self.keep(
@@ -222,11 +221,18 @@ class State:
             named = next(want for want in entry.wanted if want.name == entry.model)
             self.name_model(context, self.roster.name_of(named.kind, named.name) or entry.model)
 
+    def name_context(self, named: str, context: str) -> None:
+        """What a worker calls a context."""
+        self.contexts.pop(named, None)
+        self.contexts[named] = context
+        while len(self.contexts) > limits.KINDS_MAX:
+            del self.contexts[next(iter(self.contexts))]
+
     def name_model(self, context: str, name: str) -> None:
         """What the model of a context is called."""
         self.models.pop(context, None)
         self.models[context] = name
-        while len(self.models) > PAIRS_MAX:
+        while len(self.models) > limits.KINDS_MAX:
             del self.models[next(iter(self.models))]
 
     def take(self, entry: Entry, index: int) -> None:

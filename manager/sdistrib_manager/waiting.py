@@ -7,6 +7,7 @@ from sdistrib.params import drawn_size
 from sdistrib.protocol.codec import decode_petition
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry
+from sdistrib_manager.relief import can_somehow
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.scheduler.outlook import outlook
 from sdistrib_manager.scheduler.work import Job
@@ -20,7 +21,7 @@ def why_waiting(state: State, entry: Entry) -> str:
     """Why nothing of this petition runs."""
     if not len(state.roster):
         return "no worker is connected yet"
-    able = [worker for worker in state.roster if worker.can(entry.job)]
+    able = [worker for worker in state.roster if can_somehow(state, entry, worker)]
     here = [worker for worker in able if worker.present]
     open_now = [worker for worker in here if not why_closed(state, worker)]
     if open_now:

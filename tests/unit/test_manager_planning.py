@@ -444,7 +444,7 @@ def test_no_more_than_eight_speeds_are_shown_and_names_are_bounded(farm, monkeyp
     assert [speed.model for speed in facts(client).speeds] == [
         f"m{i}.safetensors" for i in range(9, 1, -1)
     ]
-    monkeypatch.setattr("sdistrib_manager.state.PAIRS_MAX", 3)
+    monkeypatch.setattr("sdistrib.limits.KINDS_MAX", 3)
     farm.manager.state.name_model("x", "y")
     assert len(farm.manager.state.models) == 3
 
