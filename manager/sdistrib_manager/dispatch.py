@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 
 from sdistrib.petitions import IMAGE_ENDS, Relief
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import outcome, relief
+from sdistrib_manager import limited, outcome, relief
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Issued
 from sdistrib_manager.roster import Lease, Worker
@@ -33,12 +33,14 @@ class _Granted(NamedTuple):
 def schedule(state: State) -> None:
     """Hand waiting images to workers, and take back what is better elsewhere."""
     state.schedule_due = False
+    limited.count(state)
     grants: list[_Granted] = []
     for order in state.scheduler.orders(
         state.now,
         open_workers(state),
         able=lambda worker, job: able(state, worker, job),
         fits=lambda worker, held: _fits(state, worker, held),
+        held_back=lambda job: limited.is_full(state, state.queue.entries[job.id]),
     ):
         match order:
             case Give(worker, job):
@@ -75,6 +77,8 @@ def open_workers(state: State) -> list[Worker]:
 def able(state: State, worker: Worker, job: Job) -> bool:
     """The worker can draw the next image of the petition, or another of the first that wait."""
     entry = state.queue.entries[job.id]
+    if limited.is_full(state, entry):
+        return False
     if job is not entry.job or not (entry.again or len(entry.rungs) > 1):
         return worker.can(job)
     return _next_for(state, worker, entry) is not None
@@ -126,6 +130,7 @@ def _issue(state: State, worker: Worker, entry: Entry, image: Image, way: Relief
     image.issued[attempt.number] = Issued(worker.instance, worker.name, relief=way)
     job = relief.job_for(state, entry, way)
     lease = worker.leases[attempt] = Lease(attempt, job, state.now)
+    state.held[limited.held_by(entry)] += 1
     return lease
 
 
@@ -136,7 +141,15 @@ def _pin(state: State, worker: Worker, entry: Entry) -> None:
         return
     pinned = worker.pinned(kind, exact=entry.exact)
     state.change_kind(entry, pinned)
-    state.keep(PinRow(id=entry.id, contents=pinned.contents, fingerprint=pinned.fingerprint))
+    entry.job.prefers = worker.pixel_class
+    state.keep(
+        PinRow(
+            id=entry.id,
+            contents=pinned.contents,
+            fingerprint=pinned.fingerprint,
+            first=worker.pixel_class,
+        )
+    )
 
 
 def _race(state: State, worker: Worker, held: Held) -> None:

@@ -13,12 +13,9 @@ from sdistrib_manager import delivery, outcome, waiting
 from sdistrib_manager.clients import Client, Slot
 from sdistrib_manager.effects import Checkpoint
 from sdistrib_manager.jobs import Find, Kind, make_job, rungs
-from sdistrib_manager.queue import Entry, Image
+from sdistrib_manager.queue import LOCAL, Entry, Image
 from sdistrib_manager.rows import PetitionBodyRow, PetitionRow, Tombstone
 from sdistrib_manager.state import State
-
-#: Everybody on the plain loopback port is this user.
-LOCAL = "local"
 
 
 def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> None:

@@ -13,7 +13,7 @@ from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.rows import Clock, Forget, ForgetTombstone, Tombstone
 from sdistrib_manager.state import State
-from sdistrib_manager.waiting import why_waiting
+from sdistrib_manager.waiting import engine_is_gone, why_waiting
 
 #: Another try elsewhere cannot change these.
 FINAL: frozenset[ErrorCode] = frozenset({"invalid_params", "unsupported", "too_large"})
@@ -284,6 +284,8 @@ def _review_orphan(state: State, entry: Entry) -> None:
     """A petition that no known worker can do does not wait for ever."""
     if not len(state.roster) or any(relief.can_somehow(state, entry, w) for w in state.roster):
         entry.orphaned_at = None
+    elif engine_is_gone(state, entry):
+        entry.orphaned_at = None  # whoever said --exact waits, to its own time limit
     elif entry.orphaned_at is None:
         entry.orphaned_at = state.now
     elif state.now - entry.orphaned_at >= state.settings.no_worker_timeout_s:

@@ -9,7 +9,7 @@ from sdistrib.protocol.codec import Buffer, decode_petition
 from sdistrib_manager import answers, door, foresight, waiting
 from sdistrib_manager.clients import Client
 from sdistrib_manager.jobs import Kind
-from sdistrib_manager.queue import Entry
+from sdistrib_manager.queue import LOCAL, Entry
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.scheduler.forecast import Placed
 from sdistrib_manager.state import State
@@ -23,7 +23,7 @@ def plan(state: State, client: Client, message: wire.Plan, body: Buffer) -> None
 def _planned(state: State, number: int, body: bytes) -> wire.Planned:
     try:
         petition = decode_petition(body)
-        entry = door.make_entry("", door.LOCAL, body, "", petition, state.roster.name_of)
+        entry = door.make_entry("", LOCAL, body, "", petition, state.roster.name_of)
     except PetitionError as error:
         return wire.Planned(number=number, error=error.info)
     refusal = door.nobody_can(state, entry)

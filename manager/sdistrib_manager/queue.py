@@ -19,6 +19,9 @@ from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import Result
 from sdistrib_manager.scheduler.work import Job
 
+#: Everybody on the plain loopback port is this user.
+LOCAL = "local"
+
 
 @dataclass(slots=True)
 class Issued:
@@ -105,7 +108,8 @@ class Entry:
     open: int = 0
     #: Images that are done.
     done: int = 0
-    #: When its end was first foreseen, and the seconds that it would take from then.
+    #: When its end was first foreseen from what finished images cost, and the seconds that it would
+    #: take from then.
     first_eta: tuple[float, float] | None = None
     #: Since when no known worker could do it; None while one can.
     orphaned_at: float | None = None

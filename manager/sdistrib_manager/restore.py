@@ -98,6 +98,7 @@ def _restore_pin(state: State, pin: PinRow) -> None:
     if entry is not None:
         kind = cast(Kind, entry.job.kind)
         entry.job.kind = kind._replace(contents=pin.contents, fingerprint=pin.fingerprint)
+        entry.job.prefers = pin.first or None
 
 
 def _image(row: ImageRow) -> Image:

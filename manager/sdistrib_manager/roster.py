@@ -153,6 +153,16 @@ class Worker:
         return max(1, min(most, round(pixels_max / _FULL_PART * most / job.pixels)))
 
     @property
+    def pixel_class(self) -> str:
+        """Workers that are equal in this draw the same bits."""
+        return self.engine.fingerprint
+
+    @property
+    def is_down(self) -> bool:
+        """Its engine is not there now: it begins nothing before it is."""
+        return self.state.state == "starting"
+
+    @property
     def holds(self) -> Iterable[Lease]:
         """What it was handed and has not drawn, what is under way first."""
         return sorted(

@@ -169,6 +169,8 @@ class PinRow(msgspec.Struct, frozen=True, kw_only=True):
     contents: tuple[tuple[str, int], ...] = ()
     #: Of the engines that may draw it; empty: any.
     fingerprint: str = ""
+    #: Of the engine that its first image was granted to; empty: it was not kept.
+    first: str = ""
 
 
 class Clock(msgspec.Struct, frozen=True):

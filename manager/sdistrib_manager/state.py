@@ -1,6 +1,6 @@
 """What a manager knows, and the small verbs that its parts share."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -47,6 +47,8 @@ class Settings:
     blob_bytes_max: int = limits.BLOB_BYTES_MAX
     #: Part of each of these three that one of several users may have.
     owner_share: float = limits.OWNER_SHARE
+    #: Images of one client in workers' hands at a time; 0 is no limit.
+    client_running_max: int = 0
     no_worker_timeout_s: float = limits.NO_WORKER_TIMEOUT_S
     #: Ended petitions are kept this long, counted while a manager runs.
     retention_s: float = limits.RETENTION_S
@@ -138,6 +140,8 @@ class State:
     foreseen: Foreseen | None = None
     #: Relative errors of the first ETA of petitions that are done, the newest.
     eta_errors: deque[float] = field(default_factory=lambda: deque(maxlen=_ETA_ERRORS))
+    #: Images in workers' hands by client, as `held_by` names them; only while these are limited.
+    held: Counter[str] = field(default_factory=Counter)
     #: Something changed that may let an image go out.
     schedule_due: bool = False
     stopping: bool = False

@@ -23,11 +23,10 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
 
 def _asks(farm: Farm, need: str, *words: str) -> Process:
     """A client whose image has no room unless it is drawn so."""
-    client = farm.draw(
+    return farm.draw(
         "-m", "tiny", "-p", f"a lighthouse {need}", "-W", "64", "-H", "64", "--steps", "4",
         "-o", str(farm.folder / "out.png"), "--json", *words,
     )  # fmt: skip
-    return client
 
 
 def _event(client: Process, kind: str) -> dict[str, Any]:
