@@ -21,6 +21,10 @@ _DAY_S = 86400.0
 SHELVES = ((TINY, OTHER), (TINY,), (TINY,), (OTHER,))
 
 
+#: What petitions allow when memory runs out, in turn.
+_ON_OOM: tuple[OnOom, ...] = ("retry", "tile", "tile", "fail")
+
+
 class Fates:
     """The cast, and what happens to it.
 
@@ -144,6 +148,7 @@ class Fates:
             priority=rng.choice(("normal", "normal", "high", "low")),
             hedge=rng.random() < 0.7,
             exact=rng.random() < 0.2,
+            on_oom=_ON_OOM[number % len(_ON_OOM)],
         )  # fmt: skip
         petition_id = f"{rng.getrandbits(64):016x}{number:016x}"
         if not petition.hedge:
