@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sdistrib.params import Params
-from sdistrib.petitions import PETITION_ENDS, Petition
+from sdistrib.petitions import PETITION_ENDS, OnOom, Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
 from sdistrib_manager.state import Settings
