@@ -11,7 +11,7 @@ from statistics import median
 from typing import cast
 
 from sdistrib import limits
-from sdistrib_manager import dispatch
+from sdistrib_manager import dispatch, relief
 from sdistrib_manager.queue import Entry
 from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.scheduler import outlook
@@ -40,7 +40,7 @@ def make(state: State, before: Job | None = None) -> tuple[Forecast[Worker], dic
         scheduler.policy.copy_cost,
         state.now,
         dispatch.open_workers(state),
-        lambda worker, job: worker.can(job),
+        lambda worker, job: _can(state, worker, job),
     )
     lines = scheduler.lines
     jobs = [
@@ -56,6 +56,12 @@ def make(state: State, before: Job | None = None) -> tuple[Forecast[Worker], dic
             if rows:
                 ends[job.id] = max(rows)
     return forecast, ends
+
+
+def _can(state: State, worker: Worker, job: Job) -> bool:
+    """The worker can draw the petition in some way that it allows; one only planned, as it is."""
+    entry = state.queue.entries.get(job.id)
+    return worker.can(job) if entry is None else relief.can_somehow(state, entry, worker)
 
 
 def eta_s(state: State, entry: Entry) -> float:

@@ -7,7 +7,7 @@ from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.petitions import PetitionState
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import delivery, relief
+from sdistrib_manager import delivery, limited, relief
 from sdistrib_manager.effects import Checkpoint
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Worker
@@ -234,7 +234,8 @@ def review(state: State) -> None:
         reason = ""
         if entry.state != "running":
             # Petitions that fit the same workers wait for the same.
-            key = entry.job.context, entry.job.kind
+            full = limited.is_full(state, entry)
+            key = entry.job.context, entry.job.kind, entry.rungs, full
             if key not in reasons:
                 reasons[key] = why_waiting(state, entry)
             reason = reasons[key]

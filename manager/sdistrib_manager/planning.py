@@ -6,7 +6,7 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_petition
-from sdistrib_manager import answers, door, foresight, waiting
+from sdistrib_manager import answers, door, foresight, relief, waiting
 from sdistrib_manager.clients import Client
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import LOCAL, Entry
@@ -29,7 +29,8 @@ def _planned(state: State, number: int, body: bytes) -> wire.Planned:
     refusal = door.nobody_can(state, entry)
     if refusal is not None:
         return wire.Planned(number=number, error=refusal)
-    job = entry.job
+    # Where all are known to lack the memory it would be drawn with less, if it allows that.
+    job = entry.job = relief.job_for(state, entry, relief.rung(state, entry, None))
     job.arrived_at, job.number = state.now, state.queue.arrivals + 1
     job.images = entry.size
     job.due = state.scheduler.due(job, entry.size)

@@ -7,8 +7,11 @@ import pytest
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo
 from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import encode_petition
 from sdistrib_manager.rows import CeilingsRow
-from tests.support.farm import Client, Farm, Worker, petition_id
+from sdistrib_manager.scheduler.costs import Sample
+from sdistrib_manager.scheduler.work import Job
+from tests.support.farm import Client, Farm, Worker, petition, petition_id
 
 KILLED = {"signal": "SIGKILL"}
 
@@ -238,6 +241,39 @@ def test_a_forgotten_worker_leaves_no_ceilings(farm):
     farm.now += limits.REMEMBER_WORKER_S + 2
     farm.turn()
     assert farm.store.load().ceilings == []
+
+
+@pytest.mark.parametrize(("on_oom", "images"), [("retry", 0), ("tile", 3)])
+def test_a_plan_reckons_with_what_is_allowed(farm, on_oom, images):
+    client, workers = Client(farm), _workers(farm, 1)
+    client.submits(1)
+    _runs_out(workers)
+    client.says(wire.Plan(number=1), encode_petition(petition(images=3, on_oom=on_oom)))
+    (row,) = client.last(wire.Planned).workers
+    assert row.images == images
+    assert ("ran out of memory" in row.reason) == (not images)
+
+
+def test_a_petition_that_must_be_relieved_has_an_expected_end_and_those_like_it_their_reasons(farm):
+    client, workers = Client(farm), _workers(farm, 1)
+    (worker,) = workers
+    client.submits(1, on_oom="tile")
+    _runs_out(workers)
+    worker.starts()
+    plain, tile = (client.submits(n, on_oom=how) for n, how in ((2, "retry"), (3, "tile")))
+    farm.wait(3, client, worker)
+    reasons = {p: farm.manager.state.queue.entries[p].reason for p in (plain, tile)}
+    assert "ran out of memory" in reasons[plain]
+    assert "ran out of memory" not in reasons[tile]
+    farm.manager.state.scheduler.costs.learn("gpu1", _job(farm, tile), Sample(0.0, 8.0, 1.0))
+    client.says(wire.Ask(number=1, what="queue"))
+    rows = {row.id: row.eta_s for row in client.last(wire.Answer).queue}
+    assert rows[plain] == 0.0
+    assert rows[tile] > 0.0
+
+
+def _job(farm: Farm, pid: str) -> Job:
+    return farm.manager.state.queue.entries[pid].job
 
 
 # --- deaths -----------------------------------------------------------------------------------
