@@ -307,7 +307,8 @@ def connection_lost(state: State, route: bytes) -> None:
 def _park(state: State, worker: Worker) -> None:
     """Its images may go elsewhere; its late results still count."""
     state.schedule_due = True
-    for lease in worker.leases.values():
+    # An image that goes back may be the end of its petition, and of other leases.
+    for lease in list(worker.leases.values()):
         found = state.find(lease.attempt)
         if found is None:
             continue

@@ -77,6 +77,17 @@ def test_with_nobody_left_the_whole_petition_ends_and_says_who_was_tried(farm, c
         assert "gpu2 as asked; others had before: gpu1" in message
 
 
+def test_what_comes_back_after_the_end_ends_as_well_and_so_do_the_leases_beside_it(farm):
+    client, workers = Client(farm), _workers(farm, 1)
+    (worker,) = workers
+    client.submits(images=5)
+    _runs_out(workers)
+    assert worker.got(wire.Revoke)
+    # (Found by simulation: the connection broke before that was answered.)
+    worker.breaks()
+    assert len(client.last(wire.Finished).failures) == 5
+
+
 def test_fail_ends_at_the_first(farm):
     client, workers = Client(farm), _workers(farm, 2)
     client.submits(on_oom="fail")
