@@ -53,6 +53,8 @@ class _Box:
     files: frozenset[str]
     context: str | None = None
     held: list[_Held] = field(default_factory=list)
+    pixel_class: str = "equal"
+    is_down: bool = False
 
     @property
     def holds(self) -> Iterable[_Held]:

@@ -90,7 +90,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
         5,
         507,
         "The engine ran out of memory on every worker tried.",
-        "Try --vae-tiling, a smaller size, or a worker with more memory.",
+        "Try --on-oom tile, --vae-tiling, a smaller size, or a worker with more memory.",
     ),
     "engine_crashed": ErrorRow(
         5,

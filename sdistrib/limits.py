@@ -96,6 +96,12 @@ SEED_MAX = 2**63 - 1 - IMAGES_PER_PETITION_MAX
 
 #: Tries per image before it fails for good.
 ATTEMPTS_MAX = 2
+#: Workers on which an image may run out of memory before it is drawn with less, or fails.
+OOM_TRIES_MAX = 4
+#: Sizes per worker that are remembered as too large for its memory; the oldest go first.
+CEILINGS_MAX = 256
+#: Distinct kinds of petitions (files, size, context) for which a manager keeps what it found out.
+KINDS_MAX = 4096
 #: Workers that may vanish while drawing an image before the image is suspected.
 LOSSES_MAX = 3
 #: After a manager's start, images leased before it wait this long for their worker to report.
@@ -135,6 +141,8 @@ DEADLINE_S_MAX = 7 * 86400.0
 ENGINE_FRAME_BYTES_MAX = 1 * MIB
 #: Silence inside a step that is certainly not progress, before speed is known.
 STEP_SILENCE_S = 600.0
+#: ...for a picture of up to so many pixels; a larger one gets more in proportion.
+STEP_SILENCE_PIXELS = 1024 * 1024
 #: A step may take this many times its learned length.
 STEP_SILENCE_FACTOR = 30.0
 #: No learned limit goes below this; the first step after a load warms caches.

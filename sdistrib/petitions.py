@@ -15,6 +15,12 @@ from sdistrib.params import Params
 
 PetitionState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 Priority = Literal["high", "normal", "low"]
+#: What may be done when an engine runs out of memory: try another worker, also draw with less
+#: memory, or nothing.
+OnOom = Literal["retry", "tile", "fail"]
+#: How an image is drawn with less memory than its petition's parameters take: as they are, with VAE
+#: tiling, or with weights kept in RAM besides.
+Relief = Literal["", "tile", "offload"]
 ImageState = Literal["waiting", "leased", "done", "failed", "cancelled"]
 
 PETITION_ENDS: frozenset[PetitionState] = frozenset({"done", "failed", "cancelled", "expired"})
@@ -74,6 +80,9 @@ class Petition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hedge: bool = True
     #: All images are drawn by engines of one fingerprint.
     exact: bool = False
+    #: After running out of memory an image is tried on another worker with room ("retry"), then
+    #: with VAE tiling and then with offloaded weights ("tile"), or not again ("fail").
+    on_oom: OnOom = "retry"
 
 
 class InvalidTransitionError(SdistribError):
@@ -90,3 +99,11 @@ def check_image_move(before: ImageState, after: ImageState, story: object = "") 
     """Raise `InvalidTransitionError` unless the table has the move; `story` says what led to it."""
     if (before, after) not in IMAGE_MOVES:
         raise InvalidTransitionError(f"image {before} -> {after}: {story}")
+
+
+def relieved(params: Params, relief: Relief) -> Params:
+    """The parameters that are really drawn with when memory is short."""
+    if not relief:
+        return params
+    offload = params.offload_to_cpu or relief == "offload"
+    return msgspec.structs.replace(params, vae_tiling=True, offload_to_cpu=offload)

@@ -34,6 +34,8 @@ class _Box:
     name: str
     context: str | None
     held: dict[Image, _Held] = field(default_factory=dict)
+    pixel_class: str = "equal"
+    is_down: bool = False
 
     @property
     def holds(self) -> Iterable[_Held]:

@@ -11,15 +11,15 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.models import wanted_files
 from sdistrib.params import BY_NAME, check
-from sdistrib.petitions import Petition, Priority
+from sdistrib.petitions import OnOom, Petition, Priority
 from sdistrib_client.samplers import read_sampler, read_scheduler
 
-#: What a petition has beside its parameters; the last four may change at a retry.
-ENVELOPE = ("images", "seed", "cancel_on_disconnect", "timeout_s", "priority", "hedge", "exact")
-_EDITABLE = ENVELOPE[-4:]
+#: What of a petition, beside its parameters, may change at a retry; and all there is.
+_EDITABLE = ("timeout_s", "priority", "hedge", "exact", "on_oom")
+ENVELOPE = ("images", "seed", "cancel_on_disconnect", *_EDITABLE)
 
 
-def compose(
+def compose(  # noqa: PLR0913 - one for each field of a petition
     params: Mapping[str, Any],
     *,
     images: int = 1,
@@ -29,6 +29,7 @@ def compose(
     priority: Priority = "normal",
     hedge: bool = True,
     exact: bool = False,
+    on_oom: OnOom = "retry",
 ) -> Petition:
     """Make a petition. `params` are fields of `sdistrib.params.Params`; None means not given.
 
@@ -51,6 +52,7 @@ def compose(
             "priority": priority,
             "hedge": hedge,
             "exact": exact,
+            "on_oom": on_oom,
         }
     )
     check(petition.params)
@@ -74,7 +76,7 @@ def petition_of(wanted: str | Petition, wishes: Mapping[str, Any]) -> Petition:
 def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     """The same petition with other parameters; None takes one back to the engine's own choice.
 
-    Changes may name `timeout_s`, `priority`, `hedge` and `exact` too.
+    Changes may name `timeout_s`, `priority`, `hedge`, `exact` and `on_oom` too.
 
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.

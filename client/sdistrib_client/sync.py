@@ -73,7 +73,8 @@ class Client:
         """Draw `images` pictures, each with seed + index; iterate over the result to get them.
 
         `wishes` are the fields of `sdistrib.params.Params` (model, width, steps, …) and those of
-        `sdistrib.petitions.Petition` (timeout_s, cancel_on_disconnect, priority, hedge, exact).
+        `sdistrib.petitions.Petition` (timeout_s, cancel_on_disconnect, priority, hedge, exact,
+        on_oom).
         Pictures come as they are finished, so not always in order of index. `seed` None draws one.
 
         Raises:

@@ -99,6 +99,14 @@ _STORE_ADVICE = (
     help="A petition may be overtaken for so long by others whose model a worker has loaded.",
 )
 @click.option(
+    "--client-running-max",
+    default=0,
+    show_default="no limit",
+    type=click.IntRange(0, limits.IMAGES_MAX),
+    metavar="IMAGES",
+    help="So many images of one user (without keys: of one petition) are drawn at a time.",
+)
+@click.option(
     "--store",
     "store",
     default="sqlite",
@@ -139,6 +147,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option, as click has it
     gone_after: float,
     restart_grace: float,
     overtaken_max: float,
+    client_running_max: int,
     store: str,
     state: Path | None,
     retention_hours: float,
@@ -161,6 +170,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option, as click has it
             gone_s=gone_after,
             restart_grace_s=restart_grace,
             overtaken_s=overtaken_max,
+            client_running_max=client_running_max,
             retention_s=retention_hours * 3600,
             retention_bytes=retention_bytes if store == "sqlite" else 0,
         )

@@ -1,11 +1,11 @@
 """Carries out what the scheduler decides: grants, takings back, races; and tells it what was so."""
 
 from collections.abc import Hashable
-from typing import cast
+from typing import NamedTuple, cast
 
-from sdistrib.petitions import IMAGE_ENDS
+from sdistrib.petitions import IMAGE_ENDS, Relief
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import outcome
+from sdistrib_manager import limited, outcome, relief
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Issued
 from sdistrib_manager.roster import Lease, Worker
@@ -21,24 +21,35 @@ LIVE_MAX = 2
 _LOOK_AHEAD = 8
 
 
+class _Granted(NamedTuple):
+    """Images that go out in one message."""
+
+    worker: Worker
+    entry: Entry
+    relief: Relief
+    attempts: list[wire.Attempt]
+
+
 def schedule(state: State) -> None:
     """Hand waiting images to workers, and take back what is better elsewhere."""
     state.schedule_due = False
-    grants: list[tuple[Worker, Entry, list[wire.Attempt]]] = []
+    limited.count(state)
+    grants: list[_Granted] = []
     for order in state.scheduler.orders(
         state.now,
         open_workers(state),
         able=lambda worker, job: able(state, worker, job),
         fits=lambda worker, held: _fits(state, worker, held),
+        held_back=lambda job: limited.is_full(state, state.queue.entries[job.id]),
     ):
         match order:
             case Give(worker, job):
                 entry = state.queue.entries[job.id]
-                attempt = _give(state, worker, entry)
-                if grants and grants[-1][:2] == (worker, entry):
-                    grants[-1][2].append(attempt)
+                attempt, way = _give(state, worker, entry)
+                if grants and grants[-1][:3] == (worker, entry, way):
+                    grants[-1].attempts.append(attempt)
                 else:
-                    grants.append((worker, entry, [attempt]))
+                    grants.append(_Granted(worker, entry, way, [attempt]))
             case TakeBack(worker, held):
                 lease = cast(Lease, held)
                 lease.revoking = True
@@ -49,9 +60,11 @@ def schedule(state: State) -> None:
     _send(state, grants)
 
 
-def _send(state: State, grants: list[tuple[Worker, Entry, list[wire.Attempt]]]) -> None:
-    for worker, entry, attempts in grants:
-        state.tell_worker(worker, wire.Grant(attempts=tuple(attempts)), entry.body)
+def _send(state: State, grants: list[_Granted]) -> None:
+    for worker, entry, way, attempts in grants:
+        ran_out = relief.ran_out(state, entry) if way else ()
+        grant = wire.Grant(attempts=tuple(attempts), relief=way, ran_out=ran_out)
+        state.tell_worker(worker, grant, entry.body)
     grants.clear()
 
 
@@ -63,10 +76,12 @@ def open_workers(state: State) -> list[Worker]:
 
 def able(state: State, worker: Worker, job: Job) -> bool:
     """The worker can draw the next image of the petition, or another of the first that wait."""
-    if not worker.can(job):
-        return False
     entry = state.queue.entries[job.id]
-    return not entry.again or _index_for(state, worker, entry) is not None
+    if limited.is_full(state, entry):
+        return False
+    if job is not entry.job or not (entry.again or len(entry.rungs) > 1):
+        return worker.can(job)
+    return _next_for(state, worker, entry) is not None
 
 
 def _fits(state: State, worker: Worker, held: Held) -> bool:
@@ -83,31 +98,39 @@ def _fits(state: State, worker: Worker, held: Held) -> bool:
     return not outcome.avoids(state, entry, lease.attempt.index, worker)
 
 
-def _index_for(state: State, worker: Worker, entry: Entry) -> int | None:
-    """The first waiting image that should not rather go to another worker."""
+def _next_for(state: State, worker: Worker, entry: Entry) -> tuple[int, Relief] | None:
+    """The first waiting image that should not rather go to another worker, and how it is drawn."""
     for place, index in enumerate(entry.waiting()):
         if place == _LOOK_AHEAD:
             return None
-        if not outcome.avoids(state, entry, index, worker):
-            return index
+        way = relief.rung(state, entry, entry.images.get(index))
+        if worker.can(relief.job_for(state, entry, way)) and not outcome.avoids(
+            state, entry, index, worker
+        ):
+            return index, way
     return None
 
 
-def _give(state: State, worker: Worker, entry: Entry) -> wire.Attempt:
-    index = _index_for(state, worker, entry)
-    assert index is not None  # noqa: S101 - the scheduler asked `able`
+def _give(state: State, worker: Worker, entry: Entry) -> tuple[wire.Attempt, Relief]:
+    found = _next_for(state, worker, entry)
+    assert found is not None  # noqa: S101 - the scheduler asked `able`
+    index, way = found
     image = entry.image(index)
     state.take(entry, index)
     _pin(state, worker, entry)
-    lease = _issue(state, worker, entry, image)
+    lease = _issue(state, worker, entry, image, way)
+    # What others have no memory for is not raced.
+    lease.alone = bool(way)
     state.move_image(entry, image, "leased")
-    return lease.attempt
+    return lease.attempt, way
 
 
-def _issue(state: State, worker: Worker, entry: Entry, image: Image) -> Lease:
+def _issue(state: State, worker: Worker, entry: Entry, image: Image, way: Relief) -> Lease:
     attempt = wire.Attempt(entry.id, image.index, len(image.issued) + 1)
-    image.issued[attempt.number] = Issued(worker.instance, worker.name)
-    lease = worker.leases[attempt] = Lease(attempt, entry.job, state.now)
+    image.issued[attempt.number] = Issued(worker.instance, worker.name, relief=way)
+    job = relief.job_for(state, entry, way)
+    lease = worker.leases[attempt] = Lease(attempt, job, state.now)
+    state.held[limited.held_by(entry)] += 1
     return lease
 
 
@@ -118,7 +141,15 @@ def _pin(state: State, worker: Worker, entry: Entry) -> None:
         return
     pinned = worker.pinned(kind, exact=entry.exact)
     state.change_kind(entry, pinned)
-    state.keep(PinRow(id=entry.id, contents=pinned.contents, fingerprint=pinned.fingerprint))
+    entry.job.prefers = worker.pixel_class
+    state.keep(
+        PinRow(
+            id=entry.id,
+            contents=pinned.contents,
+            fingerprint=pinned.fingerprint,
+            first=worker.pixel_class,
+        )
+    )
 
 
 def _race(state: State, worker: Worker, held: Held) -> None:
@@ -129,7 +160,7 @@ def _race(state: State, worker: Worker, held: Held) -> None:
         return
     entry, image = found
     lease.alone = True
-    second = _issue(state, worker, entry, image)
+    second = _issue(state, worker, entry, image, "")
     second.alone = True
     state.keep_image(entry, image)
     state.tell_worker(worker, wire.Grant(attempts=(second.attempt,)), entry.body)
@@ -164,15 +195,19 @@ def stepped(state: State, worker: Worker, lease: Lease, step: wire.Step) -> None
 
 def learn(state: State, worker: Worker, entry: Entry, result: wire.Result) -> None:
     """A picture was recorded: what it cost, and what its context is called."""
-    sampling_s = result.sampling_s or result.draw_s
-    sample = Sample(result.load_s, sampling_s, max(0.0, result.draw_s - sampling_s))
-    forgotten = state.scheduler.costs.learn(worker.name, entry.job, sample)
-    known = state.scheduler.costs.known(worker.name, entry.job.context)
-    if known is not None:
-        state.keep(CostRow.of(known), soft=True)
-    _forget(state, forgotten)
-    context = cast(str, entry.job.context)
-    state.contexts[result.context] = context
+    way = entry.image(result.attempt.index).issued[result.attempt.number].relief
+    job = relief.job_for(state, entry, way)
+    # Tiles take longer than the whole, whose times are remembered under the same context.
+    if way != "tile":
+        sampling_s = result.sampling_s or result.draw_s
+        sample = Sample(result.load_s, sampling_s, max(0.0, result.draw_s - sampling_s))
+        forgotten = state.scheduler.costs.learn(worker.name, job, sample)
+        known = state.scheduler.costs.known(worker.name, job.context)
+        if known is not None:
+            state.keep(CostRow.of(known), soft=True)
+        _forget(state, forgotten)
+    context = cast(str, job.context)
+    state.name_context(result.context, context)
     if worker.state.loaded and worker.state.context == result.context:
         state.name_model(context, worker.state.loaded)
 

@@ -12,13 +12,10 @@ from sdistrib.protocol.codec import Buffer, decode_petition
 from sdistrib_manager import delivery, outcome, waiting
 from sdistrib_manager.clients import Client, Slot
 from sdistrib_manager.effects import Checkpoint
-from sdistrib_manager.jobs import Find, Kind, make_job
-from sdistrib_manager.queue import Entry, Image
+from sdistrib_manager.jobs import Find, Kind, make_job, rungs
+from sdistrib_manager.queue import LOCAL, Entry, Image
 from sdistrib_manager.rows import PetitionBodyRow, PetitionRow, Tombstone
 from sdistrib_manager.state import State
-
-#: Everybody on the plain loopback port is this user.
-LOCAL = "local"
 
 
 def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> None:
@@ -86,6 +83,8 @@ def make_entry(
         accepted_wall=0.0,
         cancel_on_disconnect=petition.cancel_on_disconnect,
         exact=petition.exact,
+        on_oom=petition.on_oom,
+        rungs=rungs(petition),
         open=petition.images,
     )
 
@@ -235,9 +234,7 @@ def _open_again(state: State, entry: Entry, edited: Entry, undone: list[int]) ->
                 # A late result of that attempt is a picture of the parameters of before.
                 issued.instance = ""
     if edited is not entry:
-        entry.body, entry.wanted, entry.model = edited.body, edited.wanted, edited.model
-        entry.job, entry.exact = edited.job, edited.exact
-        entry.cancel_on_disconnect = edited.cancel_on_disconnect
+        entry.adopt(edited)
         state.keep(PetitionBodyRow(id=entry.id, body=entry.body))
     timeout_s = decode_petition(entry.body).timeout_s
     entry.expires_at = state.now + timeout_s if timeout_s else None

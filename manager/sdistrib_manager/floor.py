@@ -10,11 +10,11 @@ from sdistrib.models import Catalogue
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_inventory
-from sdistrib_manager import arrival, conflicts, controls, dispatch, outcome, restore
+from sdistrib_manager import arrival, conflicts, controls, dispatch, outcome, relief, restore
 from sdistrib_manager.jobs import plain_context
-from sdistrib_manager.queue import Issued
+from sdistrib_manager.queue import Entry, Issued
 from sdistrib_manager.roster import Lease, Worker
-from sdistrib_manager.rows import ForgetWorker, WorkerRow
+from sdistrib_manager.rows import CeilingRow, CeilingsRow, ForgetWorker, WorkerRow
 from sdistrib_manager.state import State
 
 #: After these the engine is a new one, with nothing loaded.
@@ -55,16 +55,14 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
         pulse = Liveness(state.now, state.settings.suspect_s, state.settings.gone_s)
         worker = Worker(
             route, hello.name, hello.instance, hello.engine, catalogue, pulse,
-            declared=hello.declared,
         )  # fmt: skip
+        worker.settle(hello.engine, hello.declared)
         state.roster.join(worker)
         files = len(catalogue.files)
         state.log("info", f"worker {hello.name} joins: {hello.engine.backend}, {files} files")
     else:
         state.roster.move(worker, route)
-        if (worker.engine, worker.declared) != (hello.engine, hello.declared):
-            worker.ceilings.clear()
-        worker.engine, worker.declared = hello.engine, hello.declared
+        worker.settle(hello.engine, hello.declared)
         worker.set_catalogue(catalogue)
         state.log("info", f"worker {hello.name} is back")
     worker.standing = wire.Standing(state=hello.standing, reason=hello.reason)
@@ -102,7 +100,7 @@ def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> No
         # out at once, for the grace is for workers that have not reported yet.
         before = restore.leased_before(state, worker.instance)
         leases += [
-            Lease(one, state.queue.entries[one.id].job, state.now)
+            _lease(state, one, state.queue.entries[one.id])
             for one in before
             if one not in worker.leases
         ]
@@ -117,11 +115,17 @@ def _compare_leases(state: State, worker: Worker, hello: wire.WorkerHello) -> No
         if found is None or issued is None or found[1].state in IMAGE_ENDS:
             state.tell_worker(worker, wire.Abandon(attempt=attempt))
         elif issued.instance == worker.instance:
-            lease = worker.leases[attempt] = Lease(attempt, found[0].job, state.now)
+            lease = worker.leases[attempt] = _lease(state, attempt, found[0])
             if attempt in hello.holding:
                 lease.begun_at, lease.drawn = state.now, True
             else:
                 dispatch.begun(state, worker, lease)
+
+
+def _lease(state: State, attempt: wire.Attempt, entry: Entry) -> Lease:
+    """What a worker has of an earlier session, or of an earlier manager."""
+    way = entry.image(attempt.index).issued[attempt.number].relief
+    return Lease(attempt, relief.job_for(state, entry, way), state.now, alone=bool(way))
 
 
 def _heard(state: State, worker: Worker) -> None:
@@ -172,13 +176,26 @@ def _failed(state: State, worker: Worker, failed: wire.Failed, _: Buffer) -> Non
     if failed.error.code in _DEATHS:
         worker.context = None
     if failed.error.code == "out_of_memory":
-        worker.lower_ceiling(lease.job)
+        loading = lease.step is not None and lease.step.phase == "loading"
+        worker.lower_ceiling(lease.job, loading=loading)
+        _ran_out(state, worker)
     error = _placed(failed.error, worker, failed.attempt)
     state.log(
         "warning",
         f"image {entry.id[:8]}/{image.index} on {worker.name}: {error.code} {error.signal}",
     )
     outcome.attempt_failed(state, entry, image, error)
+
+
+def _ran_out(state: State, worker: Worker) -> None:
+    """Remember it, and do not let the worker begin what it has no memory for."""
+    ceilings = tuple(CeilingRow(*key, pixels) for key, pixels in worker.ceilings.items())
+    row = CeilingsRow(worker=worker.name, settings=worker.settings, ceilings=ceilings)
+    state.keep(row, soft=True)
+    for lease in worker.leases.values():
+        if not (lease.started or lease.revoking or worker.can(lease.job)):
+            lease.revoking = True
+            state.tell_worker(worker, wire.Revoke(attempt=lease.attempt))
 
 
 def _placed(error: ErrorInfo, worker: Worker, attempt: wire.Attempt) -> ErrorInfo:
@@ -290,7 +307,8 @@ def connection_lost(state: State, route: bytes) -> None:
 def _park(state: State, worker: Worker) -> None:
     """Its images may go elsewhere; its late results still count."""
     state.schedule_due = True
-    for lease in worker.leases.values():
+    # An image that goes back may be the end of its petition, and of other leases.
+    for lease in list(worker.leases.values()):
         found = state.find(lease.attempt)
         if found is None:
             continue
@@ -331,6 +349,7 @@ def review(state: State) -> None:
         if not worker.present and state.now - worker.liveness.heard_at > limits.REMEMBER_WORKER_S:
             state.roster.forget(worker)
             state.keep(ForgetWorker(worker.name), soft=True)
+            state.keep(CeilingsRow(worker=worker.name), soft=True)
         elif not (worker.present or worker.leases) and _successor(state, worker):
             # What is kept is kept by name, and is its successor's.
             state.roster.forget(worker)

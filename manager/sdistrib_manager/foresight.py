@@ -11,7 +11,7 @@ from statistics import median
 from typing import cast
 
 from sdistrib import limits
-from sdistrib_manager import dispatch
+from sdistrib_manager import dispatch, relief
 from sdistrib_manager.queue import Entry
 from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.scheduler import outlook
@@ -40,7 +40,7 @@ def make(state: State, before: Job | None = None) -> tuple[Forecast[Worker], dic
         scheduler.policy.copy_cost,
         state.now,
         dispatch.open_workers(state),
-        lambda worker, job: worker.can(job),
+        lambda worker, job: _can(state, worker, job),
     )
     lines = scheduler.lines
     jobs = [
@@ -58,8 +58,17 @@ def make(state: State, before: Job | None = None) -> tuple[Forecast[Worker], dic
     return forecast, ends
 
 
+def _can(state: State, worker: Worker, job: Job) -> bool:
+    """The worker can draw the petition in some way that it allows; one only planned, as it is."""
+    entry = state.queue.entries.get(job.id)
+    return worker.can(job) if entry is None else relief.can_somehow(state, entry, worker)
+
+
 def eta_s(state: State, entry: Entry) -> float:
-    """Expected seconds to the petition's end; 0 when not known. The first one is remembered."""
+    """Expected seconds to the petition's end; 0 when not known.
+
+    The first one that rests on finished images is remembered, to be held against what came.
+    """
     if entry.ended:
         return 0.0
     if state.foreseen is None or state.now >= state.foreseen.until:
@@ -68,7 +77,7 @@ def eta_s(state: State, entry: Entry) -> float:
     if end is None or not state.scheduler.costs.seen(entry.job):
         return 0.0
     left_s = min(max(0.0, end - state.now), limits.SECONDS_MAX)
-    if entry.first_eta is None:
+    if entry.first_eta is None and state.scheduler.costs.drawn(entry.job):
         entry.first_eta = state.now, left_s
     return left_s
 
@@ -99,5 +108,6 @@ def _leased(state: State) -> dict[str, float]:
 
 
 def error(state: State) -> float:
-    """Median relative error of the first ETA of petitions that are done; 0 when not known."""
+    """Median relative error of the first ETA, with costs known, of petitions that are done; 0 when
+    there is none."""
     return median(state.eta_errors) if state.eta_errors else 0.0

@@ -14,7 +14,7 @@ from sdistrib.params import (
     context_params,
     drawn_size,
 )
-from sdistrib.petitions import Petition
+from sdistrib.petitions import Petition, Relief
 from sdistrib.prompts import split_loras
 from sdistrib_manager.scheduler.work import PRIORITIES, Job
 
@@ -38,6 +38,8 @@ class Kind(NamedTuple):
     contents: tuple[tuple[str, int], ...] = ()
     #: Of the engines that may draw it; empty: any.
     fingerprint: str = ""
+    #: Decoded in tiles, which takes less memory.
+    tiled: bool = False
 
 
 def make_job(petition_id: str, client: str, petition: Petition, find: Find) -> Job:
@@ -53,9 +55,21 @@ def make_job(petition_id: str, client: str, petition: Petition, find: Find) -> J
         number=0,
         arrived_at=0.0,
         priority=PRIORITIES[petition.priority],
-        kind=Kind(wanted_files(params), width * height),
+        kind=Kind(wanted_files(params), width * height, tiled=params.vae_tiling),
         hedge=petition.hedge,
     )
+
+
+def rungs(petition: Petition) -> tuple[Relief, ...]:
+    """The ways in which its images may be drawn, each with less memory than the one before."""
+    if petition.on_oom != "tile":
+        return ("",)
+    ways: list[Relief] = [""]
+    if not petition.params.vae_tiling:
+        ways.append("tile")
+    if not petition.params.offload_to_cpu:
+        ways.append("offload")
+    return tuple(ways)
 
 
 def evaluations(params: Params) -> int:

@@ -7,13 +7,13 @@ from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.petitions import PetitionState
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import delivery
+from sdistrib_manager import delivery, limited, relief
 from sdistrib_manager.effects import Checkpoint
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.rows import Clock, Forget, ForgetTombstone, Tombstone
 from sdistrib_manager.state import State
-from sdistrib_manager.waiting import why_waiting
+from sdistrib_manager.waiting import engine_is_gone, why_waiting
 
 #: Another try elsewhere cannot change these.
 FINAL: frozenset[ErrorCode] = frozenset({"invalid_params", "unsupported", "too_large"})
@@ -55,15 +55,12 @@ def attempt_lost(state: State, entry: Entry, image: Image, worker: Worker, *, be
 
 
 def _may_retry(state: State, entry: Entry, image: Image, error: ErrorInfo) -> bool:
-    if error.code in FINAL or len(image.failures) >= state.settings.attempts_max:
+    if error.code == "out_of_memory":
+        return relief.may_go_on(state, entry, image)
+    way = relief.rung(state, entry, image)
+    if error.code in FINAL or relief.strikes(image, way) >= state.settings.attempts_max:
         return False
-    return error.code not in ELSEWHERE or bool(_untried(state, entry, image))
-
-
-def _untried(state: State, entry: Entry, image: Image) -> list[Worker]:
-    tried = {failure.worker for failure in image.failures}
-    able = (w for w in state.roster.present() if w.is_open and w.can(entry.job))
-    return [worker for worker in able if worker.name not in tried]
+    return error.code not in ELSEWHERE or bool(relief.takers(state, entry, image, way))
 
 
 def avoids(state: State, entry: Entry, index: int, worker: Worker) -> bool:
@@ -71,7 +68,8 @@ def avoids(state: State, entry: Entry, index: int, worker: Worker) -> bool:
     image = entry.images.get(index)
     if image is None or all(failure.worker != worker.name for failure in image.failures):
         return False
-    return bool(_untried(state, entry, image))
+    able = relief.takers(state, entry, image, relief.rung(state, entry, image))
+    return bool(able) and worker not in able
 
 
 def wait_again(state: State, entry: Entry, image: Image) -> None:
@@ -82,6 +80,7 @@ def wait_again(state: State, entry: Entry, image: Image) -> None:
     state.put_back(entry, image.index)
     state.schedule_due = True
     _queue_idle(state, entry)
+    _end_without_room(state, entry)
 
 
 def _queue_idle(state: State, entry: Entry) -> None:
@@ -92,6 +91,9 @@ def _queue_idle(state: State, entry: Entry) -> None:
 
 
 def _give_up(state: State, entry: Entry, image: Image) -> None:
+    if image.failures[-1].code == "out_of_memory":
+        told = relief.summary(state, entry, image)
+        image.failures += [told] if told is not None else []
     _quarantine(image)
     if image.state == "waiting":
         state.take(entry, image.index)
@@ -100,6 +102,7 @@ def _give_up(state: State, entry: Entry, image: Image) -> None:
     state.log("warning", f"image {entry.id[:8]}/{image.index} failed: {image.failures[-1].code}")
     if _hopeless(entry):
         fail_waiting(state, entry, image.failures[-1])
+    _end_without_room(state, entry)
     settle(state, entry)
 
 
@@ -108,6 +111,16 @@ def _hopeless(entry: Entry) -> bool:
         return False
     ends = [i.failures[-1].code for i in entry.images.values() if i.state == "failed"]
     return ends.count("quarantined") >= _QUARANTINED_MAX
+
+
+def _end_without_room(state: State, entry: Entry) -> None:
+    """Where one image ended for want of memory its siblings do not wait for a wonder."""
+    if any(relief.can_somehow(state, entry, worker) for worker in state.roster):
+        return
+    for image in entry.images.values():
+        if image.state == "failed" and image.failures[-1].code == "out_of_memory":
+            fail_waiting(state, entry, image.failures[-1])
+            return
 
 
 def undo(state: State, entry: Entry, image: Image) -> None:
@@ -122,8 +135,12 @@ def undo(state: State, entry: Entry, image: Image) -> None:
 
 def _quarantine(image: Image) -> None:
     """An image that killed several engines is named for it, with the last words of each."""
-    deaths = [f for f in image.failures if f.code in ("engine_crashed", "engine_hung")]
-    if len(deaths) < 2:
+    # Lack of memory has a code and an end of its own, see `relief`.
+    codes = ("engine_crashed", "engine_hung")
+    deaths = [
+        f for f in image.failures if f.code in codes or (f.code == "out_of_memory" and f.signal)
+    ]
+    if len(deaths) < 2 or all(death.code == "out_of_memory" for death in deaths):
         return
     tried = "; ".join(f"{d.worker}: {d.code} {d.signal}".rstrip() for d in deaths)
     tails = [f"[{d.worker}] {line}" for d in deaths for line in d.log_tail[-_TAIL_LINES:]]
@@ -220,7 +237,8 @@ def review(state: State) -> None:
         reason = ""
         if entry.state != "running":
             # Petitions that fit the same workers wait for the same.
-            key = entry.job.context, entry.job.kind
+            full = limited.is_full(state, entry)
+            key = entry.job.context, entry.job.kind, entry.rungs, full
             if key not in reasons:
                 reasons[key] = why_waiting(state, entry)
             reason = reasons[key]
@@ -268,8 +286,10 @@ def _may_be_forgotten(state: State, entry: Entry) -> bool:
 
 def _review_orphan(state: State, entry: Entry) -> None:
     """A petition that no known worker can do does not wait for ever."""
-    if not len(state.roster) or any(worker.can(entry.job) for worker in state.roster):
+    if not len(state.roster) or any(relief.can_somehow(state, entry, w) for w in state.roster):
         entry.orphaned_at = None
+    elif engine_is_gone(state, entry):
+        entry.orphaned_at = None  # whoever said --exact waits, to its own time limit
     elif entry.orphaned_at is None:
         entry.orphaned_at = state.now
     elif state.now - entry.orphaned_at >= state.settings.no_worker_timeout_s:

@@ -6,10 +6,10 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_petition
-from sdistrib_manager import answers, door, foresight, waiting
+from sdistrib_manager import answers, door, foresight, relief, waiting
 from sdistrib_manager.clients import Client
 from sdistrib_manager.jobs import Kind
-from sdistrib_manager.queue import Entry
+from sdistrib_manager.queue import LOCAL, Entry
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.scheduler.forecast import Placed
 from sdistrib_manager.state import State
@@ -23,13 +23,14 @@ def plan(state: State, client: Client, message: wire.Plan, body: Buffer) -> None
 def _planned(state: State, number: int, body: bytes) -> wire.Planned:
     try:
         petition = decode_petition(body)
-        entry = door.make_entry("", door.LOCAL, body, "", petition, state.roster.name_of)
+        entry = door.make_entry("", LOCAL, body, "", petition, state.roster.name_of)
     except PetitionError as error:
         return wire.Planned(number=number, error=error.info)
     refusal = door.nobody_can(state, entry)
     if refusal is not None:
         return wire.Planned(number=number, error=refusal)
-    job = entry.job
+    # Where all are known to lack the memory it would be drawn with less, if it allows that.
+    job = entry.job = relief.job_for(state, entry, relief.rung(state, entry, None))
     job.arrived_at, job.number = state.now, state.queue.arrivals + 1
     job.images = entry.size
     job.due = state.scheduler.due(job, entry.size)

@@ -9,13 +9,18 @@ from sdistrib.models import Wanted
 from sdistrib.petitions import (
     PETITION_ENDS,
     ImageState,
+    OnOom,
     PetitionState,
+    Relief,
     check_image_move,
     check_petition_move,
 )
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import Result
 from sdistrib_manager.scheduler.work import Job
+
+#: Everybody on the plain loopback port is this user.
+LOCAL = "local"
 
 
 @dataclass(slots=True)
@@ -27,6 +32,8 @@ class Issued:
     worker: str
     #: The lease still stands; a result is expected.
     live: bool = True
+    #: It is drawn with less memory than the petition's parameters take.
+    relief: Relief = ""
 
 
 @dataclass(slots=True)
@@ -81,6 +88,12 @@ class Entry:
     cancel_on_disconnect: bool = False
     #: All its images are drawn by engines of one fingerprint.
     exact: bool = False
+    #: What may be done when an engine runs out of memory, and the ways in which images may be drawn
+    #: then, the petition's own first.
+    on_oom: OnOom = "retry"
+    rungs: tuple[Relief, ...] = ("",)
+    #: Context of images that are drawn with offloaded weights; empty before it was asked for.
+    offload_context: str = ""
     #: Connections that get its pictures and have not been told its end.
     listeners: tuple[bytes, ...] = ()
     state: PetitionState = "queued"
@@ -95,7 +108,8 @@ class Entry:
     open: int = 0
     #: Images that are done.
     done: int = 0
-    #: When its end was first foreseen, and the seconds that it would take from then.
+    #: When its end was first foreseen from what finished images cost, and the seconds that it would
+    #: take from then.
     first_eta: tuple[float, float] | None = None
     #: Since when no known worker could do it; None while one can.
     orphaned_at: float | None = None
@@ -115,6 +129,13 @@ class Entry:
     def ended(self) -> bool:
         """Nothing more will be drawn of it."""
         return self.state in PETITION_ENDS
+
+    def adopt(self, edited: "Entry") -> None:
+        """Its parameters were edited: what is said by them is as in `edited`."""
+        self.body, self.wanted, self.model = edited.body, edited.wanted, edited.model
+        self.job, self.exact = edited.job, edited.exact
+        self.on_oom, self.rungs, self.offload_context = edited.on_oom, edited.rungs, ""
+        self.cancel_on_disconnect = edited.cancel_on_disconnect
 
     def image(self, index: int) -> Image:
         """The record of one image, made when first asked for."""

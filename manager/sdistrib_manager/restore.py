@@ -98,13 +98,15 @@ def _restore_pin(state: State, pin: PinRow) -> None:
     if entry is not None:
         kind = cast(Kind, entry.job.kind)
         entry.job.kind = kind._replace(contents=pin.contents, fingerprint=pin.fingerprint)
+        entry.job.prefers = pin.first or None
 
 
 def _image(row: ImageRow) -> Image:
     # Other attempts at an image that ended or waits were called off after its row was made.
     leased = row.state == "leased"
     issued = {
-        one.number: Issued(one.instance, one.worker, one.live and leased) for one in row.issued
+        one.number: Issued(one.instance, one.worker, one.live and leased, one.relief)
+        for one in row.issued
     }
     return Image(
         index=row.index,
@@ -140,6 +142,7 @@ def _kept(entry: Entry) -> Iterator[Image]:
 
 def _restore_workers(state: State, snapshot: Snapshot) -> None:
     """Workers of before, as absent: petitions may wait for what they have."""
+    learned = {row.worker: row for row in snapshot.ceilings}
     for row in snapshot.workers:
         try:
             catalogue = Catalogue(decode_inventory(row.inventory))
@@ -155,6 +158,9 @@ def _restore_workers(state: State, snapshot: Snapshot) -> None:
             liveness=Liveness(state.now - away_s),
             present=False,
         )
+        if (row_of := learned.get(row.name)) is not None:
+            worker.settings = row_of.settings
+            worker.recall({(one.context, one.tiled): one.pixels for one in row_of.ceilings})
         state.roster.by_instance[worker.instance] = worker
 
 

@@ -1,9 +1,13 @@
 """The workers: who is here, what each has, and what each was handed."""
 
+import hashlib
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
+import msgspec
+
+from sdistrib import limits
 from sdistrib.liveness import Liveness
 from sdistrib.models import Catalogue, ModelFile, Wanted
 from sdistrib.params import ModelKind
@@ -22,6 +26,8 @@ from sdistrib_manager.scheduler.work import Job
 
 #: AI Horde gives a worker its whole batch up to this part of its largest picture.
 _FULL_PART = 3.5
+#: A ceiling that no picture is below: the context itself is too large.
+LOADING = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -73,8 +79,11 @@ class Worker:
     declared: Declared = field(default_factory=Declared)
     #: What its engine has loaded, by the manager's own key; None when nothing, or unknown.
     context: str | None = None
-    #: By context: pixels at which it ran out of memory.
-    ceilings: dict[Hashable, int] = field(default_factory=dict)
+    #: Digest of engine and limits: what it ran out of memory with counts while this is the same.
+    settings: str = ""
+    #: By context and whether the picture was decoded in tiles: pixels at which it ran out of
+    #: memory, the newest last.
+    ceilings: dict[tuple[str, bool], int] = field(default_factory=dict)
     done: int = 0
     failed: int = 0
     #: Answers of `has_all` and `can`, kept until something changes.
@@ -85,7 +94,8 @@ class Worker:
         """The worker has every file named."""
         known = self._has.get(wanted)
         if known is None:
-            known = self._has[wanted] = not self.catalogue.missing(wanted)
+            known = not self.catalogue.missing(wanted)
+            _remember(self._has, wanted, known)
         return known
 
     def contents(self, wanted: tuple[Wanted, ...]) -> tuple[tuple[str, int], ...]:
@@ -103,7 +113,8 @@ class Worker:
         key = job.kind, job.context
         known = self._can.get(key)
         if known is None:
-            known = self._can[key] = not self.lacks(job)
+            known = not self.lacks(job)
+            _remember(self._can, key, known)
         return known
 
     def lacks(self, job: Job) -> str:
@@ -120,10 +131,19 @@ class Worker:
             return f"its engine's fingerprint is not {kind.fingerprint}"
         if 0 < self.declared.max_pixels < kind.pixels:
             return f"{kind.pixels} pixels are more than the {self.declared.max_pixels} it allows"
-        ceiling = self.ceilings.get(job.context, 0)
-        if 0 < ceiling <= kind.pixels:
-            return f"it ran out of memory at {ceiling} pixels"
-        return ""
+        ceiling = self.ceiling(job)
+        if ceiling == LOADING:
+            return "it ran out of memory while loading it"
+        return f"it ran out of memory at {ceiling} pixels" if ceiling else ""
+
+    def ceiling(self, job: Job) -> int:
+        """Pixels at which it ran out of memory, if the job has as many; else 0."""
+        kind, context = cast(Kind, job.kind), cast(str, job.context)
+        # Where tiles were too much the whole is too.
+        learned = [self.ceilings.get((context, True), 0)]
+        if not kind.tiled:
+            learned.append(self.ceilings.get((context, False), 0))
+        return min((pixels for pixels in learned if 0 < pixels <= kind.pixels), default=0)
 
     def most(self, job: Job) -> int:
         """Images in its hands, by what it declared: the fewer the larger (AI Horde's rule)."""
@@ -133,6 +153,16 @@ class Worker:
         return max(1, min(most, round(pixels_max / _FULL_PART * most / job.pixels)))
 
     @property
+    def pixel_class(self) -> str:
+        """Workers that are equal in this draw the same bits."""
+        return self.engine.fingerprint
+
+    @property
+    def is_down(self) -> bool:
+        """Its engine is not there now: it begins nothing before it is."""
+        return self.state.state == "starting"
+
+    @property
     def holds(self) -> Iterable[Lease]:
         """What it was handed and has not drawn, what is under way first."""
         return sorted(
@@ -140,16 +170,39 @@ class Worker:
             key=lambda lease: not lease.started,
         )
 
-    def lower_ceiling(self, job: Job) -> None:
-        """It ran out of memory drawing this."""
-        pixels = cast(Kind, job.kind).pixels
-        self.ceilings[job.context] = min(self.ceilings.get(job.context, pixels), pixels)
+    def lower_ceiling(self, job: Job, *, loading: bool) -> None:
+        """It ran out of memory drawing this, or before, which no smaller picture helps."""
+        kind, context = cast(Kind, job.kind), cast(str, job.context)
+        key = context, kind.tiled or loading
+        pixels = LOADING if loading else kind.pixels
+        self.ceilings[key] = min(self.ceilings.pop(key, pixels), pixels)
+        self._trim()
+
+    def recall(self, ceilings: dict[tuple[str, bool], int]) -> None:
+        """What it ran out of memory with as another process."""
+        for key, pixels in ceilings.items():
+            self.ceilings[key] = min(self.ceilings.pop(key, pixels), pixels)
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self.ceilings) > limits.CEILINGS_MAX:
+            del self.ceilings[next(iter(self.ceilings))]
+        self._can.clear()
+
+    def settle(self, engine: EngineFacts, declared: Declared) -> None:
+        """It is this, from its hello; what another engine ran out of memory with is forgotten."""
+        self.engine, self.declared = engine, declared
+        settings = _settings(engine, declared)
+        if self.settings != settings:
+            self.ceilings.clear()
+        self.settings = settings
         self._can.clear()
 
     @property
     def pixels_learned(self) -> int:
         """Pixels below every size at which it ran out of memory; 0 when it never did."""
-        return max(0, min(self.ceilings.values(), default=1) - 1)
+        sizes = (pixels for pixels in self.ceilings.values() if pixels != LOADING)
+        return max(0, min(sizes, default=1) - 1)
 
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """Its files changed."""
@@ -204,8 +257,8 @@ class Roster:
         for other in list(self):
             if other.name != worker.name or other.present:
                 continue
-            if (other.engine, other.declared) == (worker.engine, worker.declared):
-                worker.ceilings |= other.ceilings
+            if other.settings == worker.settings:
+                worker.recall(other.ceilings)
             if not other.leases:
                 del self.by_instance[other.instance]
         self.by_instance[worker.instance] = worker
@@ -238,6 +291,20 @@ class Roster:
             if file is not None:
                 return file.name
         return None
+
+
+_K = TypeVar("_K")
+
+
+def _remember(answers: dict[_K, bool], key: _K, answer: bool) -> None:
+    """Keep an answer; with too many distinct questions all are asked anew."""
+    if len(answers) >= limits.KINDS_MAX:
+        answers.clear()
+    answers[key] = answer
+
+
+def _settings(engine: EngineFacts, declared: Declared) -> str:
+    return hashlib.sha256(msgspec.msgpack.encode((engine, declared))).hexdigest()[:32]
 
 
 def same_file(one: ModelFile, other: ModelFile) -> bool:

@@ -3,7 +3,7 @@
 import msgspec
 
 from sdistrib.errors import ErrorInfo
-from sdistrib.petitions import ImageState, PetitionState
+from sdistrib.petitions import ImageState, PetitionState, Relief
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import Result
 from sdistrib_manager.scheduler.costs import Known
@@ -50,6 +50,7 @@ class IssuedRow(msgspec.Struct, frozen=True, array_like=True):
     instance: str
     worker: str
     live: bool
+    relief: Relief = ""
 
 
 class ImageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -142,6 +143,24 @@ class ForgetCost(msgspec.Struct, frozen=True):
     context: str
 
 
+class CeilingRow(msgspec.Struct, frozen=True, array_like=True):
+    """A size at which a worker ran out of memory."""
+
+    context: str
+    #: Decoded in tiles.
+    tiled: bool
+    pixels: int
+
+
+class CeilingsRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker ran out of memory with, the newest last; none: forget it."""
+
+    worker: str
+    #: Digest of what it was then; with another engine or other limits it may do better.
+    settings: str = ""
+    ceilings: tuple[CeilingRow, ...] = ()
+
+
 class PinRow(msgspec.Struct, frozen=True, kw_only=True):
     """From which files, and on which engines, a petition began to be drawn."""
 
@@ -150,6 +169,8 @@ class PinRow(msgspec.Struct, frozen=True, kw_only=True):
     contents: tuple[tuple[str, int], ...] = ()
     #: Of the engines that may draw it; empty: any.
     fingerprint: str = ""
+    #: Of the engine that its first image was granted to; empty: it was not kept.
+    first: str = ""
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -170,6 +191,7 @@ Row = (
     | ForgetWorker
     | CostRow
     | ForgetCost
+    | CeilingsRow
     | PinRow
     | Clock
 )
@@ -189,5 +211,6 @@ class Snapshot(msgspec.Struct, kw_only=True):
     tombstones: list[Tombstone] = []
     workers: list[WorkerRow] = []
     costs: list[CostRow] = []
+    ceilings: list[CeilingsRow] = []
     pins: list[PinRow] = []
     uptime_s: float = 0.0

@@ -1,6 +1,6 @@
 """What a manager knows, and the small verbs that its parts share."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -18,7 +18,6 @@ from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Queue
 from sdistrib_manager.roster import Roster, Steering, Worker
 from sdistrib_manager.rows import ImageRow, IssuedRow, PetitionStateRow, Row, Tombstone
-from sdistrib_manager.scheduler.costs import PAIRS_MAX
 from sdistrib_manager.scheduler.policy import OVERTAKEN_S, Scheduler
 
 #: Ends of petitions from which the error of ETAs is told.
@@ -48,6 +47,8 @@ class Settings:
     blob_bytes_max: int = limits.BLOB_BYTES_MAX
     #: Part of each of these three that one of several users may have.
     owner_share: float = limits.OWNER_SHARE
+    #: Images of one client in workers' hands at a time; 0 is no limit.
+    client_running_max: int = 0
     no_worker_timeout_s: float = limits.NO_WORKER_TIMEOUT_S
     #: Ended petitions are kept this long, counted while a manager runs.
     retention_s: float = limits.RETENTION_S
@@ -139,6 +140,8 @@ class State:
     foreseen: Foreseen | None = None
     #: Relative errors of the first ETA of petitions that are done, the newest.
     eta_errors: deque[float] = field(default_factory=lambda: deque(maxlen=_ETA_ERRORS))
+    #: Images in workers' hands by client, as `held_by` names them; only while these are limited.
+    held: Counter[str] = field(default_factory=Counter)
     #: Something changed that may let an image go out.
     schedule_due: bool = False
     stopping: bool = False
@@ -193,7 +196,7 @@ class State:
         if soft and self.store_trouble:
             self.left_out[entry.id, image.index] = None
         issued = tuple(
-            IssuedRow(number, one.instance, one.worker, one.live)
+            IssuedRow(number, one.instance, one.worker, one.live, one.relief)
             for number, one in image.issued.items()
         )
         self.keep(
@@ -222,11 +225,18 @@ class State:
             named = next(want for want in entry.wanted if want.name == entry.model)
             self.name_model(context, self.roster.name_of(named.kind, named.name) or entry.model)
 
+    def name_context(self, named: str, context: str) -> None:
+        """What a worker calls a context."""
+        self.contexts.pop(named, None)
+        self.contexts[named] = context
+        while len(self.contexts) > limits.KINDS_MAX:
+            del self.contexts[next(iter(self.contexts))]
+
     def name_model(self, context: str, name: str) -> None:
         """What the model of a context is called."""
         self.models.pop(context, None)
         self.models[context] = name
-        while len(self.models) > PAIRS_MAX:
+        while len(self.models) > limits.KINDS_MAX:
             del self.models[next(iter(self.models))]
 
     def take(self, entry: Entry, index: int) -> None:

@@ -1,12 +1,15 @@
 """Why a petition waits, in one line, for people."""
 
+import dataclasses
 from typing import cast
 
 from sdistrib.models import not_found
 from sdistrib.params import drawn_size
 from sdistrib.protocol.codec import decode_petition
+from sdistrib_manager import limited
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry
+from sdistrib_manager.relief import can_somehow
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.scheduler.outlook import outlook
 from sdistrib_manager.scheduler.work import Job
@@ -20,9 +23,12 @@ def why_waiting(state: State, entry: Entry) -> str:
     """Why nothing of this petition runs."""
     if not len(state.roster):
         return "no worker is connected yet"
-    able = [worker for worker in state.roster if worker.can(entry.job)]
+    able = [worker for worker in state.roster if can_somehow(state, entry, worker)]
     here = [worker for worker in able if worker.present]
     open_now = [worker for worker in here if not why_closed(state, worker)]
+    if open_now and limited.is_full(state, entry):
+        most = state.settings.client_running_max
+        return f"its client has {most} images in workers' hands, as many as one may have"
     if open_now:
         return _for_whom(state, entry.job, open_now)
     if here:
@@ -78,8 +84,20 @@ def _for_whom(state: State, job: Job, workers: list[Worker]) -> str:
     return f"{worker.name} is free in about {max(1.0, at.held_s):.0f} s"
 
 
+def engine_is_gone(state: State, entry: Entry) -> bool:
+    """The petition keeps to one fingerprint, which no worker has; others could draw it."""
+    kind = cast(Kind, entry.job.kind)
+    if not kind.fingerprint:
+        return False
+    freely = dataclasses.replace(entry.job, kind=kind._replace(fingerprint=""))
+    return any(worker.can(freely) for worker in state.roster)
+
+
 def _why_none(state: State, entry: Entry) -> str:
     """What is in the way on every worker."""
+    if engine_is_gone(state, entry):
+        fingerprint = cast(Kind, entry.job.kind).fingerprint
+        return f"it keeps to engines of fingerprint {fingerprint} (--exact), and none is known now"
     holders = state.roster.holders(entry.wanted)
     if holders:
         pixels = cast(Kind, entry.job.kind).pixels

@@ -17,6 +17,9 @@ for the image of that seed only. Those that end the child do so in the middle of
     !garbage      bytes that are no frames, on the socket
     !half         only half of the pixels
     !decline=CODE says no with that error code; !load_decline=CODE while loading
+    !oom=NEED     has no memory for an image that is not drawn in tiles (NEED is tile) or with
+                  offloaded weights (offload), or for any (more): says so and lives
+    !oom_abort=NEED   the same, and dies of it as the engine does
     !flood        64 MiB of lines on standard error, then on with the image
     !steps=N      reports N steps, whatever was asked for
     !noise        a picture that does not compress
@@ -50,6 +53,7 @@ import msgspec
 
 from sdistrib import limits
 from sdistrib.errors import ERROR_CODES, ErrorCode
+from sdistrib.params import Params
 from sdistrib.protocol.engine import (
     TO_CHILD,
     At,
@@ -234,7 +238,7 @@ class Child:
             if self._cancelled_within(seconds / steps):
                 self._decline("cancelled", loading=False)
                 return False
-            if step == (steps + 1) // 2 and not self._misbehave(directives):
+            if step == (steps + 1) // 2 and not self._misbehave(directives, request.params):
                 return False
             self._at("sampling", step, steps, seconds / steps)
         return True
@@ -246,8 +250,16 @@ class Child:
             self._told.wait(seconds)
         return self._cancelled == self._ticket
 
-    def _misbehave(self, directives: Directives) -> bool:
+    def _misbehave(self, directives: Directives, params: Params) -> bool:
         for name, value in directives.items():
+            if name in ("oom", "oom_abort"):
+                if _has_room(value, params):
+                    continue
+                if name == "oom_abort":
+                    _say("ggml_aligned_malloc: insufficient memory")
+                    _die("abort", "")
+                self._decline("out_of_memory", loading=False)
+                return False
             if name in ("segv", "abort", "kill", "exit"):
                 _die(name, value)
             elif name == "hang":
@@ -303,6 +315,11 @@ def _flood() -> None:
     line = b"the scripted engine has a lot to say " * 27 + b"\n"
     for _ in range(_FLOOD_BYTES // len(line)):
         os.write(2, line)
+
+
+def _has_room(need: str, params: Params) -> bool:
+    """Whether an image with this need is drawn so that it fits."""
+    return {"tile": params.vae_tiling, "offload": params.offload_to_cpu}.get(need, False)
 
 
 def _say(text: str) -> None:

@@ -25,6 +25,7 @@ def main() -> None:
             eta=float("inf"),
             sample_method=params.get("sample_method", "default"),
             seed=number,
+            vae_tiling=ast.literal_eval(params.get("vae_tiling", "False")),
         )
         Path(out, f"{number}.rgb").write_bytes(picture.convert("RGB").tobytes())
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from sdistrib_manager.store.files import FileBlobs
 from sdistrib_manager.store.sqlite import SqliteStore
 from tests.support.kept import (
     CANARY,
+    CEILINGS,
     COST,
     WORKER,
     InMemory,
@@ -78,6 +80,7 @@ def test_every_kind_of_row_comes_back(kept: Kept) -> None:
         stone(2),
         WORKER,
         COST,
+        CEILINGS,
         pin(fingerprint="f" * 16),
         rows.Clock(1e6 + 0.5),
     ]
@@ -99,9 +102,18 @@ def test_every_kind_of_row_comes_back(kept: Kept) -> None:
         "tombstones": {pid(2): stone(2)},
         "workers": {WORKER.name: WORKER},
         "costs": {(COST.worker, COST.context): COST},
+        "ceilings": {CEILINGS.worker: CEILINGS},
         "pins": {pid(1): pin(fingerprint="f" * 16)},
         "uptime_s": 1e6 + 0.5,
     }
+
+
+def test_ceilings_are_replaced_and_without_any_forgotten(kept: Kept) -> None:
+    other = msgspec.structs.replace(CEILINGS, worker="other")
+    newer = msgspec.structs.replace(CEILINGS, settings="b" * 32)
+    kept.store.commit([CEILINGS, other])
+    kept.store.commit([newer, rows.CeilingsRow(worker="other")])
+    assert kept.again().load().ceilings == [newer]
 
 
 def test_a_fresh_store_is_empty_and_a_fresh_petition_is_queued(kept: Kept) -> None:

@@ -139,13 +139,11 @@ class Farm(RuleBasedStateMachine):
             self.yard.now += 1.0
             self.decide()
             for box in self.boxes:
-                # An engine with nothing to do begins before its box is asked anything.
-                if box.holds and box.holds[0].begun_at is None:
-                    self.yard.begin(box)
+                # Late as answers go: whatever is asked back before an engine begins it comes back.
                 self.yard.give_back(box)
-                if box.holds:
+                if box.holds and box.holds[0].begun_at is not None:
                     self.drawn[self.yard.finish(box).id] += 1
-                if box.holds:
+                elif box.holds:
                     self.yard.begin(box)
             able = [b.able for b in self.boxes]
             able_any = [m for m in self.jobs if any(a is None or m.context in a for a in able)]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sdistrib.params import Params
-from sdistrib.petitions import PETITION_ENDS, Petition
+from sdistrib.petitions import PETITION_ENDS, OnOom, Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
 from sdistrib_manager.state import Settings
@@ -19,6 +19,10 @@ from tests.simulation.world import Process, World
 _DAY_S = 86400.0
 #: What the workers have, one after another.
 SHELVES = ((TINY, OTHER), (TINY,), (TINY,), (OTHER,))
+
+
+#: What petitions allow when memory runs out, in turn.
+_ON_OOM: tuple[OnOom, ...] = ("retry", "tile", "tile", "fail")
 
 
 class Fates:
@@ -144,6 +148,7 @@ class Fates:
             priority=rng.choice(("normal", "normal", "high", "low")),
             hedge=rng.random() < 0.7,
             exact=rng.random() < 0.2,
+            on_oom=_ON_OOM[number % len(_ON_OOM)],
         )  # fmt: skip
         petition_id = f"{rng.getrandbits(64):016x}{number:016x}"
         if not petition.hedge:

@@ -35,6 +35,8 @@ class FakeBox:
     batch: int = 0
     #: Contexts that it can draw; None: all.
     able: set[Hashable] | None = None
+    pixel_class: Hashable = "equal"
+    is_down: bool = False
 
     def most(self, job: Job) -> int:
         """The same for any job."""

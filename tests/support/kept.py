@@ -97,6 +97,12 @@ COST = rows.CostRow(
 )  # fmt: skip
 
 
+CEILINGS = rows.CeilingsRow(
+    worker="gpu1 é", settings="a" * 32,
+    ceilings=(rows.CeilingRow("c" * 32, True, 2**33), rows.CeilingRow("c" * 32, False, 1)),
+)  # fmt: skip
+
+
 def pin(number: int = 1, **more: Any) -> rows.PinRow:
     facts: dict[str, Any] = {"id": pid(number), "contents": (("a" * 64, 14), ("", 2**40))}
     return rows.PinRow(**{**facts, **more})
@@ -114,6 +120,7 @@ def plain(snapshot: rows.Snapshot) -> dict[str, Any]:
         "tombstones": {row.id: row for row in snapshot.tombstones},
         "workers": {row.name: row for row in snapshot.workers},
         "costs": {(row.worker, row.context): row for row in snapshot.costs},
+        "ceilings": {row.worker: row for row in snapshot.ceilings},
         "pins": {row.id: row for row in snapshot.pins},
         "uptime_s": snapshot.uptime_s,
     }

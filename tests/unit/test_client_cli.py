@@ -351,8 +351,10 @@ def test_flags_of_the_petition(client):
     assert not drawn(client).cancel_on_disconnect
     petition = drawn(client)
     assert (petition.priority, petition.hedge, petition.exact) == ("normal", True, False)
-    petition = drawn(client, "--priority", "high", "--no-hedge", "--exact")
+    assert petition.on_oom == "retry"
+    petition = drawn(client, "--priority", "high", "--no-hedge", "--exact", "--on-oom", "tile")
     assert (petition.priority, petition.hedge, petition.exact) == ("high", False, True)
+    assert petition.on_oom == "tile"
 
 
 def test_the_command_of_the_cpp_client_means_the_same(client):

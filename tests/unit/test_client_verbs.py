@@ -294,9 +294,12 @@ def test_an_edit_keeps_what_is_not_named():
 
 def test_an_edit_may_change_how_it_stands_beside_others():
     assert (PETITION.priority, PETITION.hedge, PETITION.exact) == ("normal", True, False)
-    edited = edit(PETITION, {"priority": "high", "hedge": False, "exact": True, "timeout_s": 9.0})
+    edited = edit(
+        PETITION,
+        {"priority": "high", "hedge": False, "exact": True, "timeout_s": 9.0, "on_oom": "fail"},
+    )
     assert edited == msgspec.structs.replace(
-        PETITION, priority="high", hedge=False, exact=True, timeout_s=9.0
+        PETITION, priority="high", hedge=False, exact=True, timeout_s=9.0, on_oom="fail"
     )
 
 
@@ -556,10 +559,11 @@ def test_retry_changes_what_was_typed_and_nothing_else(client):
 
 
 def test_retry_changes_the_urgency_that_was_typed(client):
-    assert run("retry", "aa", "--priority", "low", "--no-hedge", "--exact").exit_code == 0
+    words = ("--priority", "low", "--no-hedge", "--exact", "--on-oom", "fail")
+    assert run("retry", "aa", *words).exit_code == 0
     assert did(client, "retry") == {
         "id": ID, "detach": False, "timeout_s": None, "priority": "low", "hedge": False,
-        "exact": True,
+        "exact": True, "on_oom": "fail",
     }  # fmt: skip
 
 

@@ -171,6 +171,7 @@ def test_a_petition_from_before_there_were_priorities_is_an_ordinary_one():
     old = {"params": {"prompt": "a", "model": "m"}, "seed": 1, "images": 2}
     petition = decode_petition(msgpack.packb(old))
     assert (petition.priority, petition.hedge, petition.exact) == ("normal", True, False)
+    assert petition.on_oom == "retry"
     # Whoever knows the fields still makes the same bytes: a resend is no conflict.
     assert msgpack.unpackb(encode_petition(petition)) == old
 

@@ -36,6 +36,7 @@ TESTS = Path(__file__).parents[1]
 UNITS = {"KIB", "MIB", "GIB"}
 CODEC, RULES, PARAMS = "test_core_codec", "test_core_rules", "test_core_params"
 SOCKETS, WORKER, HERE = "test_core_transport", "test_worker_machine", "test_limits"
+RELIEF = "test_manager_relief"
 REGISTRY = {
     "HEADER_BYTES_MAX": (CODEC, "test_a_header_at_n_and_n_plus_1"),
     "BODY_BYTES_MAX": (CODEC, "test_a_body_at_n_and_n_plus_1"),
@@ -81,6 +82,9 @@ REGISTRY = {
     "PIXELS_MAX": (PARAMS, "test_pixels_at_n_and_at_the_next_size"),
     "SEED_MAX": (PARAMS, "test_a_petitions_own_bounds"),
     "ATTEMPTS_MAX": (HERE, "test_an_image_is_tried_n_times"),
+    "OOM_TRIES_MAX": (RELIEF, "test_each_way_is_tried_on_n_workers_and_no_more"),
+    "CEILINGS_MAX": (RELIEF, "test_n_ceilings_are_remembered_and_the_oldest_goes"),
+    "KINDS_MAX": (RELIEF, "test_answers_about_n_kinds_of_petitions_are_remembered"),
     "BEAT_S": (RULES, "test_a_beat_is_due_after_a_whole_beat_without_a_word"),
     "SUSPECT_S": (RULES, "test_silence_becomes_suspicion_and_then_the_end"),
     "GONE_S": (RULES, "test_silence_becomes_suspicion_and_then_the_end"),
@@ -102,6 +106,7 @@ REGISTRY = {
     "DEADLINE_S_MAX": (PARAMS, "test_a_petitions_own_bounds"),
     "ENGINE_FRAME_BYTES_MAX": ("test_core_engine_frames", "test_a_frame_at_n_and_n_plus_1"),
     "STEP_SILENCE_S": (WORKER, "test_watchdog_of_steps_learns"),
+    "STEP_SILENCE_PIXELS": (WORKER, "test_watchdog_of_other_phases_goes_by_pixels"),
     "STEP_SILENCE_FACTOR": (WORKER, "test_watchdog_of_steps_learns"),
     "STEP_SILENCE_S_MIN": (WORKER, "test_quick_steps_still_get_the_least_patience"),
     "LOAD_S_BASE": (WORKER, "test_watchdog_of_loading_goes_by_size"),

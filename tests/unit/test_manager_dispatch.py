@@ -56,7 +56,8 @@ def test_all_images_of_a_petition_are_drawn_from_the_same_files(farm, other):
     second = Worker(farm, "gpu2", (other,))
     third = Worker(farm, "gpu3")
     assert not second.attempts
-    assert farm.rows(PinRow) == [PinRow(id=petition_id(1), contents=(("a" * 64, 14_000_000),))]
+    contents = (("a" * 64, 14_000_000),)
+    assert farm.rows(PinRow) == [PinRow(id=petition_id(1), contents=contents, first="f" * 16)]
     for _ in range(3):
         _draw(first)
     assert third.attempts or first.got(wire.Revoke)
@@ -155,9 +156,36 @@ def test_exact_stays_on_one_fingerprint_and_says_so_while_it_waits(farm):
     assert "only on gpu" in _reason(farm, client, pid, other)
     for one in (first, like):
         one.restarts(engine=CUDA)
-    assert f"fingerprint is not {'f' * 16}" in _reason(farm, client, pid, first, like, other)
+    told = _reason(farm, client, pid, first, like, other)
+    assert told == f"it keeps to engines of fingerprint {'f' * 16} (--exact), and none is known now"
     assert not other.attempts
     assert Worker(farm, "gpu4").attempts
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, 90.0])
+def test_exact_waits_for_its_engine_until_its_own_time_limit(timeout_s):
+    farm = Farm(no_worker_timeout_s=5)
+    client, first = Client(farm), Worker(farm)
+    pid = client.submits(images=2, exact=True, timeout_s=timeout_s)
+    first.restarts(engine=CUDA)
+    farm.wait(60, client, first)
+    assert "--exact" in _reason(farm, client, pid, first)
+    assert not client.got(wire.Finished)
+    farm.wait(40, client, first)
+    assert bool(client.got(wire.Finished)) == bool(timeout_s)
+    # Without its files nobody can draw it whatever the engine is.
+    first.says(wire.Inventory(), _inventory())
+    farm.wait(10, client, first)
+    code = client.last(wire.Finished).failures[0].error.code if not timeout_s else None
+    assert code in (None, "no_capable_worker")
+
+
+def test_a_petition_remembers_over_a_restart_what_its_first_image_was_granted_to(farm):
+    client, first = Client(farm), Worker(farm)
+    pid = client.submits(images=4)
+    _draw(first)
+    farm.restart()
+    assert farm.manager.state.queue.entries[pid].job.prefers == "f" * 16
 
 
 def test_without_exact_any_engine_will_do(farm):
@@ -493,3 +521,30 @@ def test_a_store_that_keeps_more_than_is_remembered_is_tidied_at_the_next_start(
     client = Client(durable)
     client.submits()
     assert len(durable.store.load().costs) == 3
+
+
+# --- so many at a time --------------------------------------------------------------------------
+
+
+def test_a_client_has_n_images_in_workers_hands_and_no_more():
+    farm = Farm(client_running_max=2)
+    client, workers = Client(farm), [Worker(farm, f"gpu{n}") for n in range(3)]
+    client.submits(1, images=5)
+    assert sum(len(worker.attempts) for worker in workers) == 2
+    # On the plain port each petition counts for itself.
+    client.submits(2, images=5)
+    assert sum(len(worker.attempts) for worker in workers) == 4
+    first = next(worker for worker in workers if worker.attempts[:1])
+    _draw(first)
+    assert sum(len(worker.attempts) for worker in workers) == 5
+
+
+def test_all_petitions_of_a_user_count_together_and_say_why_they_wait(monkeypatch):
+    monkeypatch.setattr("sdistrib_manager.door.LOCAL", "ana")
+    farm = Farm(client_running_max=2)
+    client, workers = Client(farm), [Worker(farm, f"gpu{n}") for n in range(3)]
+    client.submits(1, images=5)
+    pid = client.submits(2, images=5)
+    assert sum(len(worker.attempts) for worker in workers) == 2
+    told = _reason(farm, client, pid, *workers)
+    assert told == "its client has 2 images in workers' hands, as many as one may have"

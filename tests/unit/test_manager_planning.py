@@ -343,6 +343,22 @@ def test_the_first_foresight_is_held_against_the_end(farm):
     assert [one.eta_s for one in ask(client, "petition", id=pid).queue] == [0.0]
 
 
+def test_a_guess_before_anything_was_finished_is_held_against_nobody(farm):
+    client, worker = Client(farm), Worker(farm)
+    client.submits(1, images=2)
+    attempt = worker.starts(worker.attempts[0])
+    worker.says(wire.Step(attempt=attempt, phase="sampling", step=2, steps=5, step_s=2.0))
+    assert ask(client, "queue").queue[0].eta_s > 0
+    assert farm.manager.state.queue.entries[petition_id(1)].first_eta is None
+    farm.turn(4.0)
+    worker.draws(attempt, draw_s=4.0)
+    assert ask(client, "queue").queue[0].eta_s == pytest.approx(4.0)
+    second = worker.starts(worker.attempts[1])
+    farm.turn(5.0)
+    worker.draws(second, draw_s=5.0)
+    assert ask(client, "status").eta_error == pytest.approx(1.0 / 5.0)
+
+
 def test_ends_of_before_do_not_count_for_a_retry_nor_cancelled_ones(farm):
     client, _fast, slow = two_speeds(farm)
     stands(slow)
@@ -444,7 +460,7 @@ def test_no_more_than_eight_speeds_are_shown_and_names_are_bounded(farm, monkeyp
     assert [speed.model for speed in facts(client).speeds] == [
         f"m{i}.safetensors" for i in range(9, 1, -1)
     ]
-    monkeypatch.setattr("sdistrib_manager.state.PAIRS_MAX", 3)
+    monkeypatch.setattr("sdistrib.limits.KINDS_MAX", 3)
     farm.manager.state.name_model("x", "y")
     assert len(farm.manager.state.models) == 3
 

@@ -106,9 +106,12 @@ def test_the_first_step_counts_until_an_image_is_finished(costs: Costs) -> None:
     assert not costs.knows("box", job())
     costs.step_seen("box", job(), 5.0)
     assert costs.image_s("box", job()) == 20.0
-    for _ in range(2):
-        costs.learn("box", job(), Sample(0.0, 10.0, 0.0))
+    assert not costs.drawn(job())
+    costs.learn("box", job(), Sample(0.0, 10.0, 0.0))
     assert costs.knows("box", job())
+    assert costs.drawn(job())
+    # The estimate was no sample: the median of what follows is not half of it.
+    costs.learn("box", job(), Sample(0.0, 10.0, 0.0))
     assert costs.image_s("box", job()) == 10.0
     # Another size of the same context is seen anew.
     costs.step_seen("box", job(pixels=4 * SQUARE), 7.0)

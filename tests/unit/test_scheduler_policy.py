@@ -358,3 +358,23 @@ def test_whoever_can_have_the_box_and_is_passed_over_is_counted() -> None:
     assert yard.orders() == ["1<c"]
     since = [line and line.passed_at for one in made if (line := yard.scheduler.lines.of(one))]
     assert since == [None, 0.0]
+
+
+@pytest.mark.parametrize(("other_s", "order"), [(9.6, "2<a"), (9.4, "1<a")])
+def test_what_draws_the_same_bits_is_preferred_when_it_is_hardly_later(
+    other_s: float, order: str
+) -> None:
+    other, same = FakeBox("1", "A", pixel_class="other"), FakeBox("2", "A", pixel_class="same")
+    yard = Yard(other, same)
+    yard.speed("1", other_s)
+    yard.speed("2", 10.0)
+    yard.arrive(job("a", prefers="same"))
+    assert yard.orders() == [order]
+
+
+def test_who_prefers_nothing_takes_the_soonest() -> None:
+    yard = Yard(FakeBox("1", "A", pixel_class="other"), FakeBox("2", "A", pixel_class="same"))
+    yard.speed("1", 9.9)
+    yard.speed("2", 10.0)
+    yard.arrive(job("a"))
+    assert yard.orders() == ["1<a"]

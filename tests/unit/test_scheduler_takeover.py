@@ -31,6 +31,30 @@ def test_what_another_has_not_begun_is_taken_back_for_an_idle_box() -> None:
     assert yard.orders() == []
 
 
+@pytest.mark.parametrize("is_down", [False, True])
+def test_what_an_engine_turns_to_now_is_not_taken_back_unless_it_is_down(is_down: bool) -> None:
+    yard, slow, idle = _slow_and_idle()
+    used(yard, "a")
+    yard.arrive(job())
+    yard.boxes = [slow]
+    assert yard.orders() == ["1<a"]
+    slow.is_down = is_down
+    # Time and again a box is idle that would be sooner: what stands first begins all the same.
+    yard.boxes = [slow, idle]
+    assert yard.orders() == (["1>a"] if is_down else [])
+
+
+def test_what_an_engine_turns_to_now_makes_way_for_nobody() -> None:
+    slow = FakeBox("1", "A")
+    yard = Yard(slow)
+    used(yard, "a", "b")
+    yard.arrive(job("a"), 2)
+    assert yard.orders() == ["1<a", "1<a"]
+    yard.arrive(job("b", priority="high"))
+    assert yard.orders() == ["1>a"]
+    assert [held.revoking for held in slow.holds] == [False, True]
+
+
 def test_a_running_image_is_raced_by_an_idle_box_that_would_be_sooner() -> None:
     yard, slow, idle = _slow_and_idle()
     busy(yard, slow)

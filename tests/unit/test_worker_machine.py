@@ -8,9 +8,10 @@ from sdistrib import limits
 from sdistrib.errors import ErrorInfo
 from sdistrib.models import ModelFile
 from sdistrib.params import Params
+from sdistrib.petitions import Petition
 from sdistrib.protocol import engine as child
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import decode_inventory, encode
+from sdistrib.protocol.codec import decode_inventory, encode, encode_petition
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
 from sdistrib_worker.making import QUEUE_MAX, START_TRIES
@@ -531,6 +532,47 @@ def test_encoding_that_fails_is_told() -> None:
     assert (failed.error.message, failed.error.worker) == ("half of the pixels", "box")
 
 
+# --- want of memory -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("relief", "offload", "words"),
+    [
+        ("", False, None),
+        ("tile", False, "drawn with VAE tiling after running out of memory on a, b"),
+        ("offload", True, "drawn with VAE tiling and offloaded weights after running out of memory"
+         " on a, b"),
+    ],
+)  # fmt: skip
+def test_an_image_is_drawn_with_less_memory_and_the_result_says_so(
+    relief: str, offload: bool, words: str | None
+) -> None:
+    rig = Rig()
+    rig.connect()
+    body = encode_petition(Petition(params=Params(prompt="x", model="tiny"), seed=100))
+    ran_out = ("a", "b") if relief else ()
+    grant = wire.Grant(attempts=(attempt(),), relief=relief, ran_out=ran_out)  # type: ignore[arg-type]
+    draw = one(asked(rig.hear(grant, body)))
+    assert (draw.params.vae_tiling, draw.params.offload_to_cpu) == (bool(relief), offload)
+    made = rig.draw(draw.ticket, notes=("from the engine",))
+    # What the picture says of its making is what was really done.
+    facts = one(of(made, fx.EncodePicture)).facts
+    assert facts is not None
+    assert facts.params == draw.params
+    result = one(said(rig.encoded(attempt()), wire.Result))
+    assert result.notes == (*([words] if words else []), "from the engine")
+
+
+def test_relief_may_be_without_names() -> None:
+    rig = Rig()
+    rig.connect()
+    body = encode_petition(Petition(params=Params(prompt="x", model="tiny"), seed=100))
+    rig.hear(wire.Grant(attempts=(attempt(),), relief="tile"), body)
+    rig.draw(1)
+    result = one(said(rig.encoded(attempt()), wire.Result))
+    assert result.notes == ("drawn with VAE tiling after running out of memory",)
+
+
 # --- abandoning -------------------------------------------------------------------------------
 
 
@@ -615,6 +657,61 @@ def test_abandoned_near_its_end_finishes_unseen() -> None:
     made = rig.draw(ticket)
     assert len(of(made, fx.DropPicture)) == 1
     assert not of(made, fx.EncodePicture)
+
+
+def _loading(*others: wire.Attempt, start_s: float = 1.0) -> Rig:
+    """An engine that takes a second to start, and loads what was never loaded, for attempt 0."""
+    rig = Rig()
+    rig.turn()
+    rig.engine(child.Ready(facts=FACTS), after_s=start_s)
+    rig.welcome()
+    ticket = rig.begin(attempt(0), *others)
+    rig.engine(child.At(ticket=ticket, phase="loading"))
+    return rig
+
+
+def test_a_load_nobody_wants_any_more_is_given_up_when_a_new_engine_is_sooner() -> None:
+    rig = _loading()
+    assert not of(rig.hear(wire.Abandon(attempt=attempt(0)), after_s=0.5), fx.KillEngine)
+    # It has taken a second, and may take as long again: a new engine is no later.
+    assert not of(rig.engine(child.At(ticket=1, phase="loading"), after_s=0.5), fx.KillEngine)
+    made = rig.engine(child.At(ticket=1, phase="loading"), after_s=0.5)
+    assert one(of(made, fx.KillEngine)).code == "cancelled"
+    info = ErrorInfo(code="cancelled", message="x", signal="SIGKILL")
+    made = rig.turn(events.EngineDied(info, ours=True))
+    assert of(made, fx.StartEngine)
+    assert not said(made, wire.Failed)
+
+
+@pytest.mark.parametrize(("load_s", "is_ended"), [(30.0, True), (3.0, False)])
+def test_a_load_is_judged_by_what_the_same_took_before(load_s: float, is_ended: bool) -> None:
+    rig = _loading()
+    rig.draw(1, load_s=load_s)
+    rig.encoded(attempt(0))
+    rig.draw(rig.begin(attempt(1), model="other"), load_s=0.5)
+    rig.encoded(attempt(1))
+    ticket = rig.begin(attempt(2))
+    rig.engine(child.At(ticket=ticket, phase="loading"))
+    made = rig.hear(wire.Abandon(attempt=attempt(2)), after_s=2.5)
+    assert bool(of(made, fx.KillEngine)) is is_ended
+
+
+def test_a_load_is_judged_by_the_size_of_its_files_and_the_last_load() -> None:
+    rig = _loading()
+    rig.draw(1, load_s=14.0)  # a microsecond for each byte
+    rig.encoded(attempt(0))
+    ticket = rig.begin(attempt(1), model="other")
+    rig.engine(child.At(ticket=ticket, phase="loading"))
+    made = rig.hear(wire.Abandon(attempt=attempt(1)))
+    assert of(made, fx.KillEngine)
+
+
+@pytest.mark.parametrize(("model", "is_ended"), [("tiny", False), ("other", True), ("no", True)])
+def test_a_load_that_the_next_image_wants_goes_on(model: str, is_ended: bool) -> None:
+    rig = _loading()
+    rig.grant(attempt(1), model=model)
+    made = rig.hear(wire.Abandon(attempt=attempt(0)), after_s=5.0)
+    assert bool(of(made, fx.KillEngine)) is is_ended
 
 
 @pytest.mark.parametrize(("late_s", "is_ended"), [(1.0, False), (4.0, True)])
@@ -829,6 +926,31 @@ def test_watchdog_of_other_phases() -> None:
     ticket = rig.begin(attempt(0))
     rig.engine(child.At(ticket=ticket, phase="decoding"))
     _hang(rig, limits.STEP_SILENCE_S, "while decoding")
+
+
+@pytest.mark.parametrize(("side", "scale"), [(64, 1.0), (1024, 1.0), (4096, 16.0)])
+def test_watchdog_of_other_phases_goes_by_pixels(side: int, scale: float) -> None:
+    assert scale == max(1.0, side * side / limits.STEP_SILENCE_PIXELS)
+    rig = Rig()
+    rig.connect()
+    ticket = rig.begin(attempt(0), width=side, height=side)
+    rig.engine(child.At(ticket=ticket, phase="decoding"))
+    _hang(rig, limits.STEP_SILENCE_S * scale, "while decoding")
+
+
+def test_the_second_pass_of_highres_fix_is_not_judged_by_the_first() -> None:
+    rig = Rig()
+    rig.connect()
+    ticket = rig.begin(attempt(0), hires=True, hires_scale=4.0)
+    rig.engine(child.At(ticket=ticket, phase="sampling", step=4, steps=4, step_s=1.0))
+    rig.engine(child.At(ticket=ticket, phase="upscaling"))
+    rig.engine(child.At(ticket=ticket, phase="sampling", step=0, steps=4))
+    _hang(rig, 4 * limits.STEP_SILENCE_S, "after step 0 of 4")
+    rig.engine(child.Ready(facts=FACTS))
+    # The first pass of the next one is judged by what it is.
+    ticket = rig.begin(attempt(1), hires=True, hires_scale=4.0)
+    rig.engine(child.At(ticket=ticket, phase="sampling", step=0, steps=4))
+    _hang(rig, limits.STEP_SILENCE_S_MIN, "after step 0 of 4")
 
 
 def test_watchdog_of_the_start() -> None:

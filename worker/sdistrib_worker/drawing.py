@@ -10,7 +10,7 @@ from typing import Literal
 
 from sdistrib import limits
 from sdistrib.errors import ErrorCode
-from sdistrib.params import Params
+from sdistrib.params import Params, drawn_size
 from sdistrib.protocol.engine import At, Draw
 from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Phase, Step
 from sdistrib_worker.effects import AskEngine, CancelDrawing, KillEngine, StartEngine
@@ -30,6 +30,8 @@ class Job:
     params: Params
     #: The image's own seed.
     seed: int
+    #: What the user is to be told beside what the engine says.
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -43,6 +45,10 @@ class Running:
     heard_at: float
     began: bool = False
     phase: Phase | None = None
+    #: When it came to this phase.
+    phase_at: float = 0.0
+    #: How often it came to sampling.
+    passes: int = 0
     step: int = 0
     steps: int = 0
     step_s: float = 0.0
@@ -56,8 +62,16 @@ class Running:
 
     @property
     def size_key(self) -> SizeKey:
-        """What its speed depends on."""
-        return (self.plan.key, self.job.params.width, self.job.params.height)
+        """What its speed depends on: the second pass of highres fix has more pixels."""
+        params = self.job.params
+        width, height = (params.width, params.height) if self.passes < 2 else drawn_size(params)
+        return (self.plan.key, width, height)
+
+    @property
+    def pixels(self) -> int:
+        """Of the picture that is decoded in the end."""
+        width, height = drawn_size(self.job.params)
+        return width * height
 
 
 class Drawing:
@@ -105,7 +119,8 @@ class Drawing:
     def ask(self, job: Job, plan: Plan, threads: int) -> None:
         """Hand a request to the idle child."""
         self._ticket += 1
-        self.running = Running(job, plan, self._ticket, self._turn.now)
+        now = self._turn.now
+        self.running = Running(job, plan, self._ticket, now, phase_at=now)
         if plan.key == self.loaded_key:
             # The same files; their digests may have become known since the load.
             self.loaded_context, self.loaded_model = plan.context, plan.model
@@ -135,6 +150,9 @@ class Drawing:
             self.unloaded()
         elif at.phase != "loading":
             self._has_loaded(running.plan)
+        if changed:
+            running.phase_at = self._turn.now
+            running.passes += at.phase == "sampling"
         running.phase = at.phase
         running.step, running.steps = max(0, at.step), max(0, at.steps)
         if at.phase == "sampling" and 0.0 < at.step_s < math.inf:
@@ -145,7 +163,7 @@ class Drawing:
     def drawn(self, running: Running, load_s: float) -> None:
         """The request ended with a picture."""
         self._has_loaded(running.plan)
-        self.pace.loaded(running.plan.key, load_s)
+        self.pace.loaded(running.plan.key, load_s, running.plan.load_bytes)
         self.running, self.deaths = None, 0
 
     def declined(self, loading: bool) -> None:
@@ -175,29 +193,50 @@ class Drawing:
             self._killing = True
             self._turn.effects.append(KillEngine(reason, code))
 
-    def abandon(self, running: Running) -> None:
+    def abandon(self, running: Running, *, context_wanted: bool) -> None:
         """Nobody wants the running picture."""
         running.abandoned, running.pending = True, None
-        self.weigh_abandoned(running)
+        self.weigh_abandoned(running, context_wanted=context_wanted)
 
-    def weigh_abandoned(self, running: Running) -> None:
+    def is_loading(self, running: Running) -> bool:
+        """Its context is being loaded, or will be."""
+        if running.phase is None:
+            return running.plan.key != self.loaded_key
+        return running.phase == "loading"
+
+    def weigh_abandoned(self, running: Running, *, context_wanted: bool) -> None:
         """End it the cheapest way.
 
         That is the engine's own cancel where it has one, else to let it finish, unless a new child
         is there sooner. What is late is expected to be late again: that is why others race it.
+
+        Args:
+            running: what nobody wants.
+            context_wanted: something else here wants what it loads.
         """
         if self.cancels:
             if not running.cancelled:
                 running.cancelled = True
                 self._turn.effects.append(CancelDrawing(running.ticket))
-            return
+        elif self.is_loading(running):
+            # What it loads is lost with the child, and nothing else is.
+            if not context_wanted and self._load_left_s(running) > self.pace.start_s:
+                self.kill("What it loads is not wanted any more.", "cancelled")
+        elif self._steps_left_s(running) > self.pace.reload_s(running.plan.key):
+            self.kill("Its picture is not wanted any more.", "cancelled")
+
+    def _load_left_s(self, running: Running) -> float:
+        """Expected seconds until the child would be free, of a request that is loading."""
+        plan, since_s = running.plan, self._turn.now - running.phase_at
+        return self.pace.load_left_s(plan.key, plan.load_bytes, since_s)
+
+    def _steps_left_s(self, running: Running) -> float:
+        """The same of one that draws."""
         step_s = running.step_s or self.pace.step_s(running.size_key)
         step_s = max(step_s, self._turn.now - running.heard_at)
         steps = running.steps or running.job.params.steps
         past_steps = running.phase in ("decoding", "upscaling", "finishing")
-        remaining_s = 0.0 if past_steps else max(0, steps - running.step) * step_s
-        if remaining_s > self.pace.reload_s(running.plan.key):
-            self.kill("Its picture is not wanted any more.", "cancelled")
+        return 0.0 if past_steps else max(0, steps - running.step) * step_s
 
     def watch(self) -> None:
         """End a child that has been silent for too long."""
@@ -256,6 +295,6 @@ class Drawing:
                 f" after step {running.step} of {running.steps}."
             )
         else:
-            limit_s = self.pace.phase_limit_s()
+            limit_s = self.pace.phase_limit_s(running.pixels)
             reason = f"The engine was silent for {limit_s:g} s while {running.phase}."
         return running.heard_at + limit_s, reason

@@ -12,6 +12,7 @@ import math
 
 from sdistrib import limits
 from sdistrib.errors import ERROR_TABLE, EXIT_FAILED, EXIT_OK, ErrorInfo, PetitionError
+from sdistrib.petitions import relieved
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_petition, encode_inventory
 from sdistrib.protocol.messages import Attempt, EngineState, Message, Standing
@@ -102,8 +103,8 @@ class Worker:
                 # It was meant for a session that is over. Our next hello says what we have, and the
                 # manager may have decided anew since: an image given up then may be wanted now.
                 pass
-            case wire.Grant(attempts=attempts):
-                self._on_grant(attempts, body)
+            case wire.Grant():
+                self._on_grant(message, body)
             case wire.Steer():
                 self._on_steer(message)
             case _:
@@ -164,8 +165,8 @@ class Worker:
         else:
             self._session.lose("it cannot be reached")
 
-    def _on_grant(self, attempts: tuple[Attempt, ...], body: Buffer) -> None:
-        new = [attempt for attempt in attempts if not self._making.knows(attempt)]
+    def _on_grant(self, grant: wire.Grant, body: Buffer) -> None:
+        new = [attempt for attempt in grant.attempts if not self._making.knows(attempt)]
         try:
             petition = decode_petition(body)
         except PetitionError as error:
@@ -173,8 +174,9 @@ class Worker:
                 self._making.fail(attempt, error.info)
             return
         for attempt in new:
-            job = Job(attempt, petition.params, petition.seed + attempt.index)
-            fault = too_large(petition.params, self._settings.declared)
+            params = relieved(petition.params, grant.relief)
+            job = Job(attempt, params, petition.seed + attempt.index, _relief_notes(grant))
+            fault = too_large(params, self._settings.declared)
             if fault is not None:
                 self._making.fail(attempt, fault)
             elif not self._gate.is_open or not self._making.enqueue(job):
@@ -290,3 +292,12 @@ class Worker:
     def _leave(self, exit_status: int) -> None:
         self._session.say(wire.Goodbye(reason=self._gate.standing().reason))
         self._turn.effects.append(Stop(exit_status))
+
+
+def _relief_notes(grant: wire.Grant) -> tuple[str, ...]:
+    """What was done for want of memory, for the user: it is not quite what was asked for."""
+    if not grant.relief:
+        return ()
+    how = "VAE tiling" if grant.relief == "tile" else "VAE tiling and offloaded weights"
+    where = f" on {', '.join(grant.ran_out)}" if grant.ran_out else ""
+    return (f"drawn with {how} after running out of memory{where}",)

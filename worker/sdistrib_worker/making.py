@@ -19,7 +19,7 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.engine import At, Began, Declined, Drawn, EngineFrame, Ready
 from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_worker import events
-from sdistrib_worker.drawing import STEP_S, Drawing, Job
+from sdistrib_worker.drawing import STEP_S, Drawing, Job, Running
 from sdistrib_worker.effects import DropPicture, EncodePicture, Stop, WatchDevice
 from sdistrib_worker.results import Results, fit, fit_notes, seconds
 from sdistrib_worker.session import Session, Settings, Turn
@@ -97,11 +97,23 @@ class Making:
         """Nobody wants this attempt any more; it gets no answer."""
         running = self.drawing.running
         if running is not None and running.job.attempt == attempt:
-            self.drawing.abandon(running)
+            self.drawing.abandon(running, context_wanted=self._wants_context(running))
         elif attempt in self._encoding:
             self._encoding[attempt].abandoned = True
         elif not self.unqueue(attempt):
             self._results.forget(attempt)
+
+    def _wants_context(self, running: Running) -> bool:
+        """An image in the queue needs what the engine loads."""
+        return self.drawing.is_loading(running) and any(
+            self._key(job) == running.plan.key for job in self._queue
+        )
+
+    def _key(self, job: Job) -> str:
+        try:
+            return make_plan(job.params, self.shelf, self._settings.name).key
+        except PetitionError:  # it will be told so when its turn comes
+            return ""
 
     def start_next(self) -> None:
         """Give the idle engine the next image, unless too many results wait for the manager."""
@@ -206,7 +218,8 @@ class Making:
             return
         changed = self.drawing.moved(running, at)
         if running.abandoned:
-            self.drawing.weigh_abandoned(running)
+            wanted = self._wants_context(running)
+            self.drawing.weigh_abandoned(running, context_wanted=wanted)
             return
         running.pending = wire.Step(
             attempt=running.job.attempt,
@@ -272,7 +285,7 @@ class Making:
             draw_s=seconds(drawn.draw_s),
             encode_s=seconds(event.encode_s),
             sampling_s=min(seconds(drawn.sampling_s), seconds(drawn.draw_s)),
-            notes=fit_notes(drawn.notes),
+            notes=fit_notes((*made.job.notes, *drawn.notes)),
         )
         self._results.keep(result, event.data)
 

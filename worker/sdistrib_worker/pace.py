@@ -23,6 +23,8 @@ class Pace:
         self._patience = patience
         self._step_s: dict[SizeKey, float] = {}
         self._load_s: dict[str, float] = {}
+        #: Seconds that a byte took at the last load.
+        self._byte_s = 0.0
         #: Time from the start of a child to its being ready; 0 when not known.
         self.start_s = 0.0
 
@@ -30,14 +32,24 @@ class Pace:
         """A step of this length was seen."""
         _remember(self._step_s, key, step_s)
 
-    def loaded(self, context: str, load_s: float) -> None:
-        """This context took that long to load."""
+    def loaded(self, context: str, load_s: float, load_bytes: int) -> None:
+        """This context, of files of this size, took that long to load."""
         if load_s > 0:
             _remember(self._load_s, context, load_s)
+            self._byte_s = load_s / max(1, load_bytes)
 
     def step_s(self, key: SizeKey) -> float:
         """Seconds per step as last seen; 0 when not known."""
         return self._step_s.get(key, 0.0)
+
+    def load_left_s(self, context: str, load_bytes: int, since_s: float) -> float:
+        """Expected rest of a load that has taken so long already.
+
+        What was never loaded takes as long for each byte as the last load did, and what takes
+        longer than expected, or what nothing is known of, as long again as it has taken.
+        """
+        expected_s = self._load_s.get(context, self._byte_s * load_bytes)
+        return expected_s - since_s if expected_s > since_s else since_s
 
     def reload_s(self, context: str) -> float:
         """Expected time until a fresh child has this context again."""
@@ -60,13 +72,15 @@ class Pace:
         """Longest silence inside a step."""
         learned = self._step_s.get(key)
         if learned is None:
-            return self.phase_limit_s()
+            return self.phase_limit_s(key[1] * key[2])
         s = max(limits.STEP_SILENCE_S_MIN, learned * limits.STEP_SILENCE_FACTOR)
         return s * self._patience
 
-    def phase_limit_s(self) -> float:
-        """Longest silence in any phase whose speed is not known."""
-        return limits.STEP_SILENCE_S * self._patience
+    def phase_limit_s(self, pixels: int) -> float:
+        """Longest silence in any phase whose speed is not known, for a picture of this size."""
+        # A VAE says nothing until the whole picture is decoded.
+        scale = max(1.0, pixels / limits.STEP_SILENCE_PIXELS)
+        return limits.STEP_SILENCE_S * scale * self._patience
 
 
 def _remember(known: dict[_K, float], key: _K, value: float) -> None:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from sdistrib import limits
 from sdistrib.params import PARAMETERS, Parameter
-from sdistrib.petitions import Priority
+from sdistrib.petitions import OnOom, Priority
 from sdistrib_client.cli.values import MODE, Number, Pair, type_of
 
 #: Default seed, as sd-cli's.
@@ -136,6 +136,14 @@ def urgency_flags() -> Iterator[Flag]:
         is_flag=True,
         help="Draw all pictures with engines of one fingerprint, even if that takes longer.",
     )
+    yield Flag(
+        ["--on-oom"],
+        PETITION,
+        type=click.Choice(get_args(OnOom)),
+        default="retry",
+        help="When memory runs out: try another worker with room (retry), then also draw with VAE"
+        " tiling and offloaded weights, which the result's notes say (tile), or fail. [retry]",
+    )
 
 
 def urgency_of(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,6 +152,7 @@ def urgency_of(values: Mapping[str, Any]) -> dict[str, Any]:
         "priority": values["priority"],
         "hedge": not values["no_hedge"],
         "exact": values["exact"],
+        "on_oom": values["on_oom"],
     }
 
 

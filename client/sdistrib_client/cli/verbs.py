@@ -96,7 +96,7 @@ def _typed(values: Values) -> tuple[dict[str, Any], float | None]:
 
     given = params_of(values)
     changes = {row.name: given[row.name] for row in PARAMETERS if is_typed(variable(row))}
-    flags = {"priority": "priority", "hedge": "no_hedge", "exact": "exact"}
+    flags = {"priority": "priority", "hedge": "no_hedge", "exact": "exact", "on_oom": "on_oom"}
     urgency = urgency_of(values)
     changes |= {name: urgency[name] for name, flag in flags.items() if is_typed(flag)}
     return changes, values["timeout"] if is_typed("timeout") else None

@@ -124,7 +124,10 @@ class Costs:
             pair.load.add(sample.load_s)
             self._load_changed(box, job.context)
         pair.newest = job.pixels, job.steps
-        pair.step.setdefault(job.pixels, _Times()).add(sample.sampling_s / max(1, job.steps))
+        if job.pixels not in pair.rest:
+            # What a running image said was an estimate, and is no sample.
+            pair.step[job.pixels] = _Times()
+        pair.step[job.pixels].add(sample.sampling_s / max(1, job.steps))
         pair.rest.setdefault(job.pixels, _Times()).add(sample.rest_s)
         self._speed_changed(box, job.context)
         return self._tidy()
@@ -200,6 +203,10 @@ class Costs:
     def seen(self, job: Job) -> bool:
         """Some box has drawn, or is drawing, with this context: times are no mere guess."""
         return any(pair.step for pair in self._by_context.get(job.context, {}).values())
+
+    def drawn(self, job: Job) -> bool:
+        """Some box has finished an image with this context: times are learned, and no estimate."""
+        return any(pair.rest for pair in self._by_context.get(job.context, {}).values())
 
     def speeds(self, box: str, most: int) -> list[Speed]:
         """Of the contexts that the box drew last, the newest first."""

@@ -27,6 +27,8 @@ from sdistrib_manager.scheduler.work import Box, Held, Job
 OVERTAKEN_S = 60.0
 #: A box is asked to give something back at most this often.
 _ASK_S = 1.0
+#: A box of another pixel class must be sooner by more than this part of the time.
+_HARDLY = 0.05
 #: Ends that differ by less than this part of an image are equal.
 _ROUNDING = 1e-9
 
@@ -90,6 +92,7 @@ class Scheduler:
         boxes: list[_B],
         able: Callable[[_B, Job], bool],
         fits: Callable[[_B, Held], bool],
+        held_back: Callable[[Job], bool] = lambda _job: False,
     ) -> Iterator[Order[_B]]:
         """Decide, one order at a time; each must be carried out before the next is asked for.
 
@@ -98,8 +101,9 @@ class Scheduler:
             boxes: those that take work.
             able: whether a box can draw the next image of a job.
             fits: whether a box may take over or race this image, if it is able at all.
+            held_back: whether nothing more of a job may be given to anybody now.
         """
-        return _Turn(self, now, boxes, able, fits).orders()
+        return _Turn(self, now, boxes, able, fits, held_back).orders()
 
     def arrive(self, job: Job, images: int) -> None:
         """A petition with so many waiting images."""
@@ -139,6 +143,7 @@ class _Turn(Generic[_B]):
         boxes: list[_B],
         able: Callable[[_B, Job], bool],
         fits: Callable[[_B, Held], bool],
+        held_back: Callable[[Job], bool],
     ) -> None:
         self._now = now
         self._costs = scheduler.costs
@@ -148,6 +153,7 @@ class _Turn(Generic[_B]):
         self._boxes = boxes
         self._able = able
         self._fits = fits
+        self._held_back = held_back
         self._outlooks = Outlooks(boxes, now, scheduler.costs, scheduler.policy.copy_cost)
         #: What `_kept_for` found, for which heads, and the boxes that it rests on.
         self._kept: tuple[list[Head], dict[_B, Head]] | None = None
@@ -264,21 +270,22 @@ class _Turn(Generic[_B]):
     def _end_before(self, box: _B, head: Head) -> float:
         """When the box would have finished the head of a line if all that gives way did so."""
         job = head[1]
-        way_s = sum(
-            left(box, held, self._now, self._costs)
-            for held in box.holds
-            if self._gives_way(held, head)
-        )
+        way_s = sum(left(box, held, self._now, self._costs) for held in self._way(box, head))
         return self._outlooks.reckoned(box, job) - way_s
 
-    def _gives_way(self, held: Held, head: Head) -> bool:
-        """Not begun, and of a lower priority, or in the way of a first image."""
-        key = self._lines.key(held.job)
-        other = key.priority > head[0].priority or head[0].round < 0 <= key.round
-        return held.begun_at is None and not held.revoking and other
+    def _way(self, box: _B, head: Head) -> list[Held]:
+        """What gives way: not begun nor about to, and of a lower priority, or in the way of a first
+        image."""
+        way = []
+        for held in list(box.holds)[1:]:
+            key = self._lines.key(held.job)
+            other = key.priority > head[0].priority or head[0].round < 0 <= key.round
+            if held.begun_at is None and not held.revoking and other:
+                way.append(held)
+        return way
 
     def _take_back_others(self, box: _B, head: Head) -> Iterator[Order[_B]]:
-        way = [held for held in box.holds if self._gives_way(held, head)]
+        way = self._way(box, head)
         if way and self._may_ask(box):
             for held in way:
                 yield TakeBack(box, held)
@@ -319,11 +326,19 @@ class _Turn(Generic[_B]):
                 return give
         return None
 
-    def _best(self, line: Line, boxes: list[_B]) -> Give[_B] | None:
-        """The box of these that would be done soonest, and the image of the line for it."""
+    def _first(self, line: Line) -> Job | None:
+        """The first job of the line of which more may be given."""
         head = line.head()
         assert head is not None  # noqa: S101
-        job = head[1]
+        if not self._held_back(head[1]):
+            return head[1]
+        return next((job for job in line.ordered() if not self._held_back(job)), None)
+
+    def _best(self, line: Line, boxes: list[_B]) -> Give[_B] | None:
+        """The box of these that would be done soonest, and the image of the line for it."""
+        job = self._first(line) if boxes else None
+        if job is None:
+            return None
         ends = sorted(
             (
                 (self._outlooks.reckoned(box, job), i)
@@ -331,26 +346,35 @@ class _Turn(Generic[_B]):
                 if self._able(box, job)
             ),
         )
-        for end, i in ends:
-            chosen = self._pick(line, boxes[i], end)
+        for end, i in self._preferred(job, boxes, ends):
+            chosen = self._pick(line, job, boxes[i], end)
             if chosen is not None:
                 return Give(boxes[i], chosen)
         return None
 
-    def _pick(self, line: Line, box: _B, end: float) -> Job | None:
+    def _preferred(self, job: Job, boxes: list[_B], ends: list[Ready]) -> list[Ready]:
+        """Ends in order, but boxes of the class that the job prefers and that are hardly later than
+        the soonest go first, and count as soon as that."""
+        if job.prefers is None or not ends:
+            return ends
+        soonest = ends[0][0]
+        limit = soonest + _HARDLY * (soonest - self._now)
+        alike = [i for end, i in ends if end <= limit and boxes[i].pixel_class == job.prefers]
+        others = [(end, i) for end, i in ends if i not in alike]
+        return [(soonest, i) for i in alike] + others
+
+    def _pick(self, line: Line, first: Job, box: _B, end: float) -> Job | None:
         """The first image of the line that others would not have finished before `end`."""
-        head = line.head()
-        assert head is not None  # noqa: S101
-        before = self._done_by_others(head[1], box, end, line.images)
+        before = self._done_by_others(first, box, end, line.images)
         if before >= line.images:
             return None
         if not before:
-            return head[1]
+            return first
         for job in line.ordered():
             if before < job.waiting and self._able(box, job):
                 return job
             before -= job.waiting
-        return head[1]
+        return first
 
     def _done_by_others(self, job: Job, box: _B, end: float, enough: int) -> int:
         """Images of the line that other boxes would finish before `end`.

@@ -50,6 +50,9 @@ class Takeover(Generic[B]):
         at = self._now
         for number, held in enumerate(box.holds):
             at += left(box, held, self._now, self._costs)
+            if not number and held.begun_at is None and not box.is_down:
+                # Its engine turns to it now: taken back again and again, it would begin nowhere.
+                continue
             prize = _Prize((self._outlooks.place(box), number), at, box, held)
             if held.begun_at is None:
                 self._waiting.append(prize)

@@ -48,6 +48,9 @@ class Job:
     newcomer: bool = False
     #: Images that waited when it came.
     images: int = 0
+    #: What its first image was drawn by: boxes of this pixel class are preferred to others that are
+    #: hardly sooner. None before there was one.
+    prefers: Hashable = None
 
 
 class Held(Protocol):
@@ -84,6 +87,14 @@ class Box(Protocol):
     @property
     def context(self) -> Hashable:
         """What its engine has loaded; None when nothing, or unknown."""
+
+    @property
+    def pixel_class(self) -> Hashable:
+        """Boxes that are equal in this draw the same bits."""
+
+    @property
+    def is_down(self) -> bool:
+        """Its engine is not there now: it begins nothing before it is."""
 
     @property
     def holds(self) -> Iterable[Held]:

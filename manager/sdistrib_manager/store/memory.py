@@ -18,6 +18,7 @@ class MemoryStore:
         self._tombstones: dict[str, rows.Tombstone] = {}
         self._workers: dict[str, rows.WorkerRow] = {}
         self._costs: dict[tuple[str, str], rows.CostRow] = {}
+        self._ceilings: dict[str, rows.CeilingsRow] = {}
         self._pins: dict[str, rows.PinRow] = {}
         self._uptime_s = 0.0
 
@@ -64,6 +65,8 @@ class MemoryStore:
                 self._workers[change.name] = change
             case rows.CostRow():
                 self._costs[change.worker, change.context] = change
+            case rows.CeilingsRow():
+                self._ceilings[change.worker] = change
             case rows.Clock(uptime_s):
                 self._uptime_s = uptime_s
             case _:
@@ -110,6 +113,7 @@ class MemoryStore:
             tombstones=sorted(self._tombstones.values(), key=lambda stone: stone.uptime_s),
             workers=sorted(self._workers.values(), key=lambda row: row.name),
             costs=[row for _, row in sorted(self._costs.items())],
+            ceilings=[row for _, row in sorted(self._ceilings.items()) if row.ceilings],
             pins=[row for _, row in sorted(self._pins.items())],
             uptime_s=self._uptime_s,
         )

@@ -19,6 +19,7 @@ from sdistrib_manager import rows
 _ENCODER = msgspec.msgpack.Encoder()
 _IMAGE = msgspec.msgpack.Decoder(rows.ImageRow)
 _COST = msgspec.msgpack.Decoder(rows.CostRow)
+_CEILINGS = msgspec.msgpack.Decoder(rows.CeilingsRow)
 _PIN = msgspec.msgpack.Decoder(rows.PinRow)
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
@@ -259,6 +260,7 @@ def _statement(change: rows.Row) -> tuple[str, tuple[Any, ...]]:
 def _small_statement(
     change: rows.WorkerRow
     | rows.CostRow
+    | rows.CeilingsRow
     | rows.PinRow
     | rows.Forget
     | rows.ForgetTombstone
@@ -277,6 +279,8 @@ def _small_statement(
                 "INSERT OR REPLACE INTO cost VALUES (?, ?, ?)",
                 (change.worker, change.context, _ENCODER.encode(change)),
             )
+        case rows.CeilingsRow():
+            return _ceilings(change)
         case rows.PinRow():
             # A petition that was forgotten in the same turn has no pin any more.
             return (
@@ -287,6 +291,13 @@ def _small_statement(
             return "UPDATE clock SET uptime_s = ?", (uptime_s,)
         case _:
             return _deletion(change)
+
+
+def _ceilings(change: rows.CeilingsRow) -> tuple[str, tuple[Any, ...]]:
+    if not change.ceilings:
+        return "DELETE FROM ceiling WHERE worker = ?", (change.worker,)
+    record = _ENCODER.encode(change)
+    return "INSERT OR REPLACE INTO ceiling VALUES (?, ?)", (change.worker, record)
 
 
 def _deletion(
@@ -332,6 +343,8 @@ def _load(db: sqlite3.Connection) -> rows.Snapshot:
         )
     costs = every("record", "cost", "worker, context")
     snapshot.costs = [_COST.decode(record) for (record,) in costs]
+    ceilings = every("record", "ceiling", "worker")
+    snapshot.ceilings = [_CEILINGS.decode(record) for (record,) in ceilings]
     snapshot.pins = [_PIN.decode(record) for (record,) in every("record", "pin", "petition")]
     (snapshot.uptime_s,) = db.execute("SELECT uptime_s FROM clock").fetchone()
     return snapshot

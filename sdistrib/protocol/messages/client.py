@@ -290,7 +290,8 @@ class Answer(Message, frozen=True, kw_only=True):
     waiting_images: Count = 0
     running_images: Count = 0
     done_images: Count = 0
-    #: Median relative error of the first ETA of petitions that are done; 0 when not known.
+    #: Median relative error of the first ETA that rested on finished images, of petitions that are
+    #: done; 0 when not known.
     eta_error: Annotated[float, Meta(ge=0.0)] = 0.0
 
 

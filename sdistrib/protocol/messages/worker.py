@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from sdistrib.errors import ErrorInfo
+from sdistrib.petitions import Relief
 from sdistrib.protocol.messages.shared import (
     BOTH,
     Attempt,
@@ -123,6 +124,11 @@ class Grant(Message, frozen=True, kw_only=True):
 
     BODY = "petition"
     attempts: Annotated[tuple[Attempt, ...], Meta(min_length=1, max_length=256)]
+    #: With less memory than the petition's parameters take: "tile" draws with `vae_tiling`,
+    #: "offload" with `offload_to_cpu` besides.
+    relief: Relief = ""
+    #: With `relief`: the workers that ran out of memory, for the result's notes.
+    ran_out: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
 
 
 class Revoke(Message, frozen=True, kw_only=True):
