@@ -12,6 +12,7 @@ from sdistrib.errors import PetitionError
 from sdistrib.models import wanted_files
 from sdistrib.params import BY_NAME, check
 from sdistrib.petitions import Petition, Priority
+from sdistrib_client.naming import write_names
 from sdistrib_client.samplers import read_sampler, read_scheduler
 
 #: What a petition has beside its parameters; the last four may change at a retry.
@@ -32,6 +33,8 @@ def compose(
 ) -> Petition:
     """Make a petition. `params` are fields of `sdistrib.params.Params`; None means not given.
 
+    `loras` and `embeddings` may be among them: `naming.write_names` puts them into the prompts.
+
     A seed of None, or below 0, is drawn from all that the engine has.
 
     Raises:
@@ -39,6 +42,7 @@ def compose(
     """
     # Without a prompt the check below says what is missing better than the type could.
     given = {"prompt": ""} | {name: value for name, value in params.items() if value is not None}
+    write_names(given)
     _check_names(given)
     _name_sampling(given)
     petition = _convert(
@@ -81,6 +85,7 @@ def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     """
     about = {key: changes[key] for key in _EDITABLE if key in changes}
     changed = {key: value for key, value in changes.items() if key not in about}
+    write_names(changed, petition.params)
     _check_names(changed)
     _name_sampling(changed)
     edited = _convert(

@@ -65,7 +65,7 @@ def test_the_whole_text() -> None:
             files=(
                 UsedFile("model", "sd2/768-v-ema.safetensors", SHA),
                 UsedFile("vae", "x.safetensors", "735e4c3a44" + "1" * 54),
-                UsedFile("prompt", "add_detail.safetensors", "7c6bad76eb54" + "2" * 52),
+                UsedFile("prompt", "add_detail.safetensors", "7c6bad76eb54" + "2" * 52, "lora"),
             ),
         )
     )
@@ -101,7 +101,9 @@ def test_names_cannot_break_the_line() -> None:
 
 
 def test_unknown_digests_and_files_are_left_out() -> None:
-    line = last_line(files=(UsedFile("model", "a.gguf"), UsedFile("prompt", "style.pt")))
+    line = last_line(
+        files=(UsedFile("model", "a.gguf"), UsedFile("prompt", "style.pt", kind="lora"))
+    )
     assert "Model hash" not in line
     assert line["Model"] == "a"
     assert "Lora hashes" not in line
