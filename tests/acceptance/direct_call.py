@@ -7,7 +7,7 @@ The wishes are a list of images; each has members of the C structs by their path
      "embeddings": [["word", "path"]], "loras": [["path", 0.5]],
      "upscale": {"path": "…", "tile_size": 128, "repeats": 2}}
 
-Each image has a context of its own. A text is a C string, an enum's word stands as
+A text is a C string, an enum's word stands as
 ["str_to_scheduler", "karras"], an array as ["float", 0.5, 0.0], its length is another member.
 """
 
@@ -45,7 +45,27 @@ def _bytes(image: Any) -> bytes:
     return ctypes.string_at(image.data, image.width * image.height * image.channel)
 
 
-def draw(wishes: dict[str, Any]) -> bytes:
+class Contexts:
+    """The context drawn with last, kept for the next image that wants the same."""
+
+    def __init__(self) -> None:
+        self._wanted: Any = None
+        self._context: Any = None
+
+    def get(self, wishes: dict[str, Any]) -> Any:
+        wanted = (wishes["ctx"], wishes.get("embeddings"))
+        # Merged LoRAs leave traces in the weights.
+        if wanted != self._wanted or "lora_apply_mode" in wishes["ctx"]:
+            self.free()
+            self._wanted, self._context = wanted, load(wishes)
+        return self._context
+
+    def free(self) -> None:
+        if self._context:
+            api.free_sd_ctx(self._context)
+
+
+def load(wishes: dict[str, Any]) -> Any:
     kept: list[Any] = []
     ctx = api.sd_ctx_params_t()
     api._lib.sd_ctx_params_init(ctypes.byref(ctx))
@@ -61,6 +81,11 @@ def draw(wishes: dict[str, Any]) -> bytes:
         ctx.embedding_count = len(embeddings)
     context = api.new_sd_ctx(ctx)
     assert context
+    return context
+
+
+def draw(wishes: dict[str, Any], context: Any) -> bytes:
+    kept: list[Any] = []
     img = api.sd_img_gen_params_t()
     api._lib.sd_img_gen_params_init(ctypes.byref(img))
     img.batch_count = 1
@@ -85,14 +110,14 @@ def draw(wishes: dict[str, Any]) -> bytes:
         for _ in range(wanted["repeats"]):
             image = api.upscale(upscaler, image, api.get_upscale_factor(upscaler))
         api.free_upscaler_ctx(upscaler)
-    pixels = _bytes(image)
-    api.free_sd_ctx(context)
-    return pixels
+    return _bytes(image)
 
 
 def main() -> None:
+    contexts = Contexts()
     for number, image in enumerate(json.load(sys.stdin)):
-        Path(sys.argv[1], f"{number}.rgb").write_bytes(draw(image))
+        Path(sys.argv[1], f"{number}.rgb").write_bytes(draw(image, contexts.get(image)))
+    contexts.free()
 
 
 if __name__ == "__main__":
