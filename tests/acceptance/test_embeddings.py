@@ -94,14 +94,24 @@ def test_embeddings_equal_direct_calls_with_the_plain_words(child, tree, tmp_pat
 
 
 @pytest.mark.slow
-def test_only_the_named_word_means_the_embedding(child, tree):
+def test_only_the_named_word_means_the_embedding(child, tree, tmp_path):
     plain = _pixels(child, tree, prompt="a drinking inkpot, ink")
     named = _pixels(child, tree, "ink", prompt="a drinking inkpot, embedding:ink")
-    # With the plain name the engine would have found it in three places.
-    assert named == _pixels(child, tree, "ink", prompt="a drinking inkpot, <embedding:ink>")
-    assert named != plain
     # A prompt that does not name it is drawn as if it were not there, whatever was drawn before.
     assert _pixels(child, tree, prompt="a drinking inkpot, ink") == plain
+    path = str(tree / "embeddings" / "ink.safetensors")
+    once, everywhere = drawn(
+        tmp_path / "direct",
+        [
+            wishes(tree / SD15, MEMBERS | {"prompt": prompt}, embeddings=[[word, path]])
+            for prompt, word in (
+                ("a drinking inkpot, zqxj", "zqxj"), ("a drinking inkpot, ink", "ink"),
+            )
+        ],
+    )  # fmt: skip
+    assert named == once
+    # By its plain name the engine finds it inside of other words too.
+    assert len({plain, named, everywhere}) == 3
 
 
 @pytest.mark.slow
