@@ -93,6 +93,20 @@ def test_what_the_engine_used_stands_before_what_was_asked() -> None:
     assert (line["Sampler"], line["Schedule type"]) == ("brand new", "also new")
 
 
+def test_what_prompts_name_is_told_apart_from_what_parameters_name() -> None:
+    files = (
+        UsedFile("model", "a.gguf", SHA),
+        UsedFile("prompt", "ink.pt", "1" * 64, "embeddings"),
+        UsedFile("negative_prompt", "ti/bad.pt", "2" * 64, "embeddings"),
+        UsedFile("negative_prompt", "new.pt", "", "embeddings"),
+        UsedFile("prompt", "style.pt", "3" * 64, "lora"),
+    )
+    text = build(facts(files=files))
+    assert f'TI hashes: "ink: {"1" * 12}, bad: {"2" * 12}"' in text
+    assert f'Lora hashes: "style: {"3" * 12}"' in text
+    assert parse_chunk(chunk(facts(files=files))).files == files
+
+
 def test_names_cannot_break_the_line() -> None:
     name = 'my, model: "v2"\n.safetensors'
     line = last_line(files=(UsedFile("diffusion_model", name, SHA),))
