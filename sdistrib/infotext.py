@@ -60,12 +60,14 @@ _DISTILLED_DEFAULT = Params(prompt="x").guidance
 class UsedFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model file that went into the picture."""
 
-    #: Parameter that named it ("model", "vae", …; "prompt" for a LoRA).
+    #: Parameter that named it ("model", "vae", …; a prompt for a LoRA or an embedding).
     field: str
     #: Name in the worker's catalogue.
     name: str
     #: SHA-256 in hex; empty when the worker did not know it yet.
     digest: str = ""
+    #: "lora" or "embeddings" for what a prompt named, else empty.
+    kind: str = ""
 
 
 class PictureFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,9 +135,9 @@ def _sampling(facts: PictureFacts) -> list[tuple[str, Any]]:
 
 
 def _models(facts: PictureFacts) -> list[tuple[str, str]]:
-    """Hashes are A1111's: the first 10 hex digits of a file's SHA-256, 12 for a LoRA."""
+    """Hashes are A1111's: the first 10 hex digits of a file's SHA-256, 12 for those in prompts."""
     pairs: list[tuple[str, str]] = []
-    used = {file.field: file for file in facts.files if file.field != "prompt"}
+    used = {file.field: file for file in facts.files if not file.kind}
     model = used.get("model") or used.get("diffusion_model")
     if model:
         pairs += [*_hashed("Model hash", model), ("Model", _short(model.name))]
@@ -159,11 +161,15 @@ def _options(facts: PictureFacts) -> list[tuple[str, Any]]:
         pairs.append(("Tiling", True))
     if params.rng == "cpu":
         pairs.append(("RNG", "CPU"))
-    loras = [file for file in facts.files if file.field == "prompt" and file.digest]
-    if loras:
-        named = ", ".join(f"{_short(file.name)}: {file.digest[:12]}" for file in loras)
-        pairs.append(("Lora hashes", json.dumps(named, ensure_ascii=False)))
+    pairs += _prompt_files("Lora hashes", "lora", facts)
+    pairs += _prompt_files("TI hashes", "embeddings", facts)
     return pairs
+
+
+def _prompt_files(key: str, kind: str, facts: PictureFacts) -> list[tuple[str, Any]]:
+    files = [file for file in facts.files if file.kind == kind and file.digest]
+    named = ", ".join(f"{_short(file.name)}: {file.digest[:12]}" for file in files)
+    return [(key, json.dumps(named, ensure_ascii=False))] if named else []
 
 
 def _hires(params: Params) -> list[tuple[str, Any]]:

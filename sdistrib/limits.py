@@ -76,6 +76,8 @@ TEXT_CHARS_MAX = 4000
 LOG_TAIL_LINES = 20
 #: LoRAs in one prompt.
 LORAS_MAX = 64
+#: Embeddings in both prompts; a prompt is seldom longer than 75 tokens, and each has several.
+EMBEDDINGS_MAX = 64
 
 # --- Pictures -------------------------------------------------------------------------------
 

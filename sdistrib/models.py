@@ -14,7 +14,7 @@ import msgspec
 from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.params import HIRES_UPSCALERS, MODEL_FIELDS, ModelKind, Params
-from sdistrib.prompts import split_loras
+from sdistrib.prompts import embedding_names, split_loras
 
 #: Extensions that stable-diffusion.cpp reads.
 EXTENSIONS: tuple[str, ...] = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
@@ -61,7 +61,7 @@ class ModelFile(msgspec.Struct, frozen=True, omit_defaults=True):
 class Wanted(msgspec.Struct, frozen=True):
     """One file that a petition names."""
 
-    #: Parameter that names it ("model", "vae", …; "prompt" for a LoRA).
+    #: Parameter that names it ("model", "vae", …; a prompt for a LoRA or an embedding).
     field: str
     kind: ModelKind
     name: str
@@ -118,10 +118,10 @@ def _stem(name: str) -> str:
 
 
 def wanted_files(params: Params) -> tuple[Wanted, ...]:
-    """All model files that a petition names: fields, LoRAs of the prompt, a hires upscaler.
+    """All model files that a petition names: fields, LoRAs, embeddings, a hires upscaler.
 
     Raises:
-        PetitionError: the prompt's LoRA tags are malformed.
+        PetitionError: a LoRA tag or the name of an embedding is malformed.
     """
     named = [
         Wanted(field, kind, getattr(params, field))
@@ -130,6 +130,10 @@ def wanted_files(params: Params) -> tuple[Wanted, ...]:
     ]
     tags = split_loras(params.prompt)[1]
     named += [Wanted("prompt", "lora", tag.name) for tag in tags]
+    in_prompt = embedding_names(params.prompt)
+    for name in embedding_names(params.prompt, params.negative_prompt):
+        field = "prompt" if name in in_prompt else "negative_prompt"
+        named.append(Wanted(field, "embeddings", name))
     if params.hires and hires_model(params):
         named.append(Wanted("hires_upscaler", "esrgan", params.hires_upscaler))
     return tuple(named)

@@ -139,7 +139,7 @@ class Params(
     qwen_image_zero_cond_t: Annotated[bool, _load("--qwen-image-zero-cond-t", "Qwen Image: zero conditioning time step.", "qwen_image_zero_cond_t")] = False
 
     # --- per image ---
-    prompt: Annotated[_Prompt, _draw("--prompt -p", "What to draw; <lora:name:weight> applies a LoRA.", "prompt")]
+    prompt: Annotated[_Prompt, _draw("--prompt -p", "What to draw; <lora:name:weight> applies a LoRA, embedding:name an embedding.", "prompt")]
     negative_prompt: Annotated[_Prompt, _draw("--negative-prompt -n", "What not to draw.", "negative_prompt")] = ""
     width: Annotated[_Side, _draw("--width -W", "Width in pixels, a multiple of 8.", "width")] = 512
     height: Annotated[_Side, _draw("--height -H", "Height in pixels, a multiple of 8.", "height")] = 512
@@ -289,7 +289,7 @@ def _check_text(field: str, text: str, bytes_max: int) -> None:
 
 def drawn_size(params: Params) -> tuple[int, int]:
     """Width and height that the engine samples at in the end, after highres fix."""
-    if not params.hires:
+    if not params.hires or params.hires_upscaler.lower() == "none":
         return params.width, params.height
     # With only one side given the engine makes a square.
     return (

@@ -12,6 +12,7 @@ from sdistrib.errors import PetitionError
 from sdistrib.models import wanted_files
 from sdistrib.params import BY_NAME, check
 from sdistrib.petitions import OnOom, Petition, Priority
+from sdistrib_client.naming import write_names
 from sdistrib_client.samplers import read_sampler, read_scheduler
 
 #: What of a petition, beside its parameters, may change at a retry; and all there is.
@@ -33,6 +34,8 @@ def compose(  # noqa: PLR0913 - one for each field of a petition
 ) -> Petition:
     """Make a petition. `params` are fields of `sdistrib.params.Params`; None means not given.
 
+    `loras` and `embeddings` may be among them: `naming.write_names` puts them into the prompts.
+
     A seed of None, or below 0, is drawn from all that the engine has.
 
     Raises:
@@ -40,6 +43,7 @@ def compose(  # noqa: PLR0913 - one for each field of a petition
     """
     # Without a prompt the check below says what is missing better than the type could.
     given = {"prompt": ""} | {name: value for name, value in params.items() if value is not None}
+    write_names(given)
     _check_names(given)
     _name_sampling(given)
     petition = _convert(
@@ -83,6 +87,7 @@ def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     """
     about = {key: changes[key] for key in _EDITABLE if key in changes}
     changed = {key: value for key, value in changes.items() if key not in about}
+    write_names(changed, petition.params)
     _check_names(changed)
     _name_sampling(changed)
     edited = _convert(

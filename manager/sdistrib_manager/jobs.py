@@ -93,11 +93,14 @@ def context_key(params: Params, find: Find) -> str:
     file on the workers there are give the same key.
     """
     load = {name: v for name, v in context_params(params).items() if name not in MODEL_FIELDS}
-    files = []
+    files: set[tuple[str, str]] = set()
     for want in wanted_files(params):
+        if want.kind == "embeddings":
+            files.add((want.kind, _name(want, find)))
+            continue
         is_part = want.field in BY_NAME and BY_NAME[want.field].spec.stage == "load"
         if is_part and want.kind != "lora":
-            files.append((want.field, _name(want, find)))
+            files.add((want.field, _name(want, find)))
     loras: list[tuple[str, float, bool]] = []
     if params.lora_apply_mode != "at_runtime":
         for tag in split_loras(params.prompt)[1]:

@@ -33,6 +33,14 @@ class LoraFile(msgspec.Struct, frozen=True):
     high_noise: bool = False
 
 
+class EmbeddingFile(msgspec.Struct, frozen=True):
+    """An embedding with its place on this machine."""
+
+    #: As the prompts name it.
+    name: str
+    path: str
+
+
 class Draw(EngineFrame, frozen=True, kw_only=True):
     """Draw one image, after loading its context if another one is loaded."""
 
@@ -45,6 +53,8 @@ class Draw(EngineFrame, frozen=True, kw_only=True):
     #: Absolute path for each field of `params` that names a model file (and "hires_upscaler").
     files: dict[str, str]
     loras: tuple[LoraFile, ...] = ()
+    #: One for each name that stands in a prompt. They are part of the context.
+    embeddings: tuple[EmbeddingFile, ...] = ()
     #: CPU threads that the worker's policy gives; the petition's own wish is in `params`.
     threads: int = 0
 

@@ -156,9 +156,13 @@ CASES: dict[str, Case] = {
         "lora_apply_mode", "immediately", "lora_apply_mode", 1, dump="", pixels="any",
         log="apply lora immediately", beside={"prompt": "a cat <lora:style:1>"},
     ),
-    "threads": load("threads", 2, "n_threads", 2, pixels="same"),
+    "threads": load(
+        "threads", 2, "n_threads", 2, pixels="same", log="using 2 threads for model loading"
+    ),
     "offload_to_cpu": load("offload_to_cpu", True, "offload_params_to_cpu", True, pixels="same"),
-    "mmap": load("mmap", True, "enable_mmap", True, dump="", pixels="same"),
+    "mmap": load(
+        "mmap", True, "enable_mmap", True, dump="", pixels="same", log="using mmap for I/O"
+    ),
     "max_vram": Case(
         {"max_vram": 2.5}, {"ctx.max_vram": 2.5}, dump="sd_ctx_params_t max_vram: 2.500",
         pixels="same",
@@ -287,14 +291,14 @@ CASES: dict[str, Case] = {
         beside={"steps": 8, "cache_option": "threshold=100,start=0,end=1"},
     ),
     "cache_option": Case(
-        {"cache_option": "threshold=0.75,start=0.25,decay=0.5"},
+        {"cache_option": "threshold=100,start=0.25,decay=0.5"},
         {
-            "img.cache.reuse_threshold": 0.75,
+            "img.cache.reuse_threshold": 100.0,
             "img.cache.start_percent": 0.25,
             "img.cache.error_decay_rate": 0.5,
         },
-        dump="cache: easycache (threshold=0.750, start=0.25, end=0.95)", pixels="any",
-        log=r"EasyCache enabled - threshold: 0\.750, start: 0\.25",
+        dump="cache: easycache (threshold=100.000, start=0.25, end=0.95)",
+        log=r"EasyCache enabled - threshold: 100\.000, start: 0\.25(.*\n)*.*EasyCache skipped",
         beside={"steps": 8, "cache_mode": "easycache"},
     ),
     "scm_mask": draw(
@@ -334,8 +338,8 @@ CASES: dict[str, Case] = {
         dump="denoising_strength=0.50", log=r"denoising_strength=0\.50",
     ),
     "hires_upscale_tile_size": draw(
-        "hires_upscale_tile_size", 16, "hires.upscale_tile_size", pixels="any",
-        beside={**HIRES, **TAESD, "hires_upscaler": "x2"}, log=r"processing \d+ tiles",
+        "hires_upscale_tile_size", 16, "hires.upscale_tile_size",
+        beside={**HIRES, **TAESD, "hires_upscaler": "x2"}, log="processing 9 tiles",
         files={**TAESD_FILE, "hires_upscaler": ESRGAN},
     ),
     "upscale_model": Case(
@@ -349,8 +353,8 @@ CASES: dict[str, Case] = {
         files={"upscale_model": ESRGAN},
     ),
     "upscale_tile_size": Case(
-        {"upscale_tile_size": 16}, {"new_upscaler_ctx.4": 16}, beside=UPSCALE, pixels="any",
-        log=r"processing \d+ tiles", files={"upscale_model": ESRGAN},
+        {"upscale_tile_size": 16}, {"new_upscaler_ctx.4": 16}, beside=UPSCALE,
+        log="processing 9 tiles", files={"upscale_model": ESRGAN},
     ),
 }  # fmt: skip
 
@@ -437,6 +441,33 @@ def test_seen_at_the_engine(name: str, drawn: Any, probe: EngineChild, models_di
     if case.pixels != "any":
         same = with_it.pixels == before.pixels
         assert same == (case.pixels == "same")
+
+
+#: What the engine says of each caching mode, and whether it changes the picture of a small DiT.
+CACHES: dict[str, tuple[str, str, bool]] = {
+    "disabled": ("", "", False),
+    "easycache": ("threshold=100", "EasyCache skipped", True),
+    "ucache": ("", "UCache requested but not supported for this model type", False),
+    "dbcache": ("fn=1,threshold=100,warmup=1", "CacheDIT enabled - mode: DBCache, Fn: 1,", True),
+    "taylorseer": ("", "CacheDIT enabled - mode: TaylorSeer,", False),
+    "cache-dit": ("", r"CacheDIT enabled - mode: DBCache\+TaylorSeer,", False),
+    "spectrum": ("w=0.5,warmup=3", "Spectrum enabled - w: 0.50, .*warmup: 3", True),
+}
+
+
+def test_every_caching_mode_is_the_engines(
+    drawn: Any, probe: EngineChild, models_dir: Path
+) -> None:
+    assert set(CACHES) == set(BY_NAME["cache_mode"].choices)
+    before = drawn("", json.dumps({"steps": 12}), "{}")
+    for mode, (option, log, changes) in CACHES.items():
+        wishes = {"steps": 12, "cache_mode": mode, "cache_option": option}
+        result = _draw(probe, models_dir, "", wishes, {})
+        assert re.search(log, result.log), mode
+        assert (result.pixels != before.pixels) == changes, mode
+        assert any("--cache-mode" in note for note in result.picture.drawn.notes) == (
+            mode == "ucache"
+        )
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.pixels == "blind"])

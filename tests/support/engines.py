@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sdistrib.params import Params
-from sdistrib.protocol.engine import Declined, Draw, LogLine, LoraFile
+from sdistrib.protocol.engine import Declined, Draw, EmbeddingFile, LogLine, LoraFile
 from sdistrib_worker.supervisor import Died, EngineChild, Event, Picture, engine_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +98,7 @@ def request(
     seed: int = 3,
     files: Mapping[str, str] | None = None,
     loras: Sequence[tuple[str, float]] = (),
+    embeddings: Sequence[tuple[str, str]] = (),
     **wishes: Any,
 ) -> Draw:
     """A small image of the tiny model; `files` are named below `models`."""
@@ -113,6 +114,9 @@ def request(
         seed=seed,
         files={name: str(models / place) for name, place in places.items()},
         loras=tuple(LoraFile(str(models / "lora" / name), weight) for name, weight in loras),
+        embeddings=tuple(
+            EmbeddingFile(name, str(models / "embeddings" / file)) for name, file in embeddings
+        ),
     )
 
 

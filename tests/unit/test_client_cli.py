@@ -497,6 +497,72 @@ def test_wrong_values_get_one_line_with_flag_value_and_what_is_allowed(client, w
     assert client.made == []
 
 
+# --- Into the prompts -----------------------------------------------------------------------
+
+
+def test_loras_and_embeddings_of_flags_stand_in_the_prompts(client):
+    params = drawn(
+        client, "--lora", "ink:0.5", "--lora", "wash", "-n", "easynegative, red", "--embedding",
+        "easynegative",
+    ).params  # fmt: skip
+    assert params.prompt == "a house<lora:ink:0.5><lora:wash:1>"
+    assert params.negative_prompt == "embedding:easynegative, red"
+    env = {"SDISTRIB_LORA": "ink:2 wash"}
+    assert drawn(client, env=env).params.prompt == "a house<lora:ink:2><lora:wash:1>"
+    assert "--embedding bad: write 'bad'" in run(
+        "h", "-m", "m", "-p", "a house", "--embedding", "bad"
+    ).stderr  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"a red\nhouse\n", "a red\nhouse"),
+        (b"a house\r\n\r\n", "a house"),
+        (b"\xef\xbb\xbf a h\xc3\xa4user ", " a h\u00e4user "),
+        (b"x" * limits.PROMPT_BYTES_MAX + b"\n", "x" * limits.PROMPT_BYTES_MAX),
+    ],
+)
+def test_a_prompt_may_come_from_a_file(client, content, text):
+    Path("p.txt").write_bytes(content)
+    result = run("h", "-m", "m", "--prompt-file", "p.txt", "--negative-prompt-file=p.txt")
+    assert result.exit_code == 0, result.output
+    params = client.petitions[-1].params
+    assert (params.prompt, params.negative_prompt) == (text, text)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file or directory."),
+        (b"a\xff", "is not valid UTF-8."),
+        (b"x" * limits.PROMPT_BYTES_MAX + b"y", "has more than 16384 bytes."),
+        (b"\xc3\xa4" * limits.PROMPT_BYTES_MAX, "has more than 16384 bytes."),
+    ],
+)
+def test_a_prompt_file_that_cannot_be_taken(client, content, why):
+    if content is not None:
+        Path("p.txt").write_bytes(content)
+    assert refused("--negative-prompt-file", "p.txt").endswith(f"p.txt{_gap(why)}{why}\n")
+    assert client.made == []
+
+
+def _gap(why: str) -> str:
+    return ": " if why.startswith("No") else " "
+
+
+def test_a_prompt_is_given_once_and_what_is_typed_comes_before_variables(client):
+    Path("p.txt").write_text("a tower", encoding="utf-8")
+    assert "-p and --prompt-file are the same; give one." in refused("--prompt-file", "p.txt")
+    assert drawn(client, env={"SDISTRIB_PROMPT_FILE": "p.txt"}).params.prompt == "a house"
+    env = {"SDISTRIB_PROMPT": "a house"}
+    result = run("h", "-m", "m", "--prompt-file", "p.txt", env=env)
+    assert result.exit_code == 0, result.output
+    assert client.petitions[-1].params.prompt == "a tower"
+    both = {"SDISTRIB_PROMPT": "a house", "SDISTRIB_PROMPT_FILE": "p.txt"}
+    assert run("h", "-m", "m", env=both).exit_code == EXIT_USAGE
+
+
 # --- Refused flags --------------------------------------------------------------------------
 
 

@@ -558,6 +558,16 @@ def test_retry_changes_what_was_typed_and_nothing_else(client):
     assert Path("output_1.png").exists()
 
 
+def test_retry_takes_loras_embeddings_and_prompt_files_that_were_typed(client):
+    Path("p.txt").write_text("a tower\n", encoding="utf-8")
+    env = {"SDISTRIB_EMBEDDING": "red", "SDISTRIB_NEGATIVE_PROMPT_FILE": "p.txt"}
+    result = run("retry", "aa", "--lora", "ink:2", "--prompt-file", "p.txt", env=env)
+    assert result.exit_code == 0, result.output
+    assert did(client, "retry") == {
+        "id": ID, "detach": False, "timeout_s": None, "prompt": "a tower", "loras": ("ink:2",),
+    }  # fmt: skip
+
+
 def test_retry_changes_the_urgency_that_was_typed(client):
     words = ("--priority", "low", "--no-hedge", "--exact", "--on-oom", "fail")
     assert run("retry", "aa", *words).exit_code == 0

@@ -13,6 +13,7 @@ from sdistrib.params import PARAMETERS, Params
 pytest.importorskip("stable_diffusion_cpp", reason="the engine's binding is not installed")
 
 from sdistrib_worker.engine import capi
+from sdistrib_worker.engine.embedding import word_of
 from sdistrib_worker.engine.structs import Filled, asked_size, needs_encoder
 from tests.support.engines import request
 
@@ -96,6 +97,27 @@ def test_loras_come_resolved_and_leave_the_prompt() -> None:
     assert not made.img.loras[0].is_high_noise
     assert filled().img.lora_count == 0
     assert not filled().img.loras
+
+
+def test_embeddings_get_words_of_their_own_in_both_prompts(tmp_path: Path) -> None:
+    for name in ("ink.pt", "bad.pt"):
+        (tmp_path / name).write_bytes(b"FloatStorage")
+    ink, bad = (tmp_path / name for name in ("ink.pt", "bad.pt"))
+    made = filled(
+        prompt="a embedding:ink pot of ink<lora:style:1>, embedding:ink.pt",
+        negative_prompt="<embedding:bad> and bad",
+        embeddings=[("ink", str(ink)), ("ink.pt", str(ink)), ("bad", str(bad))],
+        loras=[("style.safetensors", 1.0)],
+    )
+    word, other = word_of(str(ink)), word_of(str(bad))
+    assert made.img.prompt.decode() == f"a {word} pot of ink, {word}"
+    assert made.img.negative_prompt.decode() == f"{other} and bad"
+    listed = [made.ctx.embeddings[i] for i in range(made.ctx.embedding_count)]
+    found = {one.name.decode(): one.path.decode() for one in listed}
+    assert found == {word: str(ink), other: str(bad)}
+    assert len(listed) == 2
+    assert filled().ctx.embedding_count == 0
+    assert not filled().ctx.embeddings
 
 
 def test_arrays_and_texts_that_are_empty_are_null() -> None:

@@ -65,7 +65,7 @@ def test_the_whole_text() -> None:
             files=(
                 UsedFile("model", "sd2/768-v-ema.safetensors", SHA),
                 UsedFile("vae", "x.safetensors", "735e4c3a44" + "1" * 54),
-                UsedFile("prompt", "add_detail.safetensors", "7c6bad76eb54" + "2" * 52),
+                UsedFile("prompt", "add_detail.safetensors", "7c6bad76eb54" + "2" * 52, "lora"),
             ),
         )
     )
@@ -93,6 +93,20 @@ def test_what_the_engine_used_stands_before_what_was_asked() -> None:
     assert (line["Sampler"], line["Schedule type"]) == ("brand new", "also new")
 
 
+def test_what_prompts_name_is_told_apart_from_what_parameters_name() -> None:
+    files = (
+        UsedFile("model", "a.gguf", SHA),
+        UsedFile("prompt", "ink.pt", "1" * 64, "embeddings"),
+        UsedFile("negative_prompt", "ti/bad.pt", "2" * 64, "embeddings"),
+        UsedFile("negative_prompt", "new.pt", "", "embeddings"),
+        UsedFile("prompt", "style.pt", "3" * 64, "lora"),
+    )
+    text = build(facts(files=files))
+    assert f'TI hashes: "ink: {"1" * 12}, bad: {"2" * 12}"' in text
+    assert f'Lora hashes: "style: {"3" * 12}"' in text
+    assert parse_chunk(chunk(facts(files=files))).files == files
+
+
 def test_names_cannot_break_the_line() -> None:
     name = 'my, model: "v2"\n.safetensors'
     line = last_line(files=(UsedFile("diffusion_model", name, SHA),))
@@ -101,7 +115,9 @@ def test_names_cannot_break_the_line() -> None:
 
 
 def test_unknown_digests_and_files_are_left_out() -> None:
-    line = last_line(files=(UsedFile("model", "a.gguf"), UsedFile("prompt", "style.pt")))
+    line = last_line(
+        files=(UsedFile("model", "a.gguf"), UsedFile("prompt", "style.pt", kind="lora"))
+    )
     assert "Model hash" not in line
     assert line["Model"] == "a"
     assert "Lora hashes" not in line

@@ -131,6 +131,7 @@ class Drawing:
             seed=job.seed,
             files=plan.files,
             loras=plan.loras,
+            embeddings=plan.embeddings,
             threads=threads,
         )
         self._turn.effects.append(AskEngine(draw))

@@ -91,7 +91,9 @@ class EngineLink:
                 yield events.EngineSpoke(frame)
 
     def _ask(self, draw: Draw) -> events.FileVanished | None:
-        for path in (*draw.files.values(), *(lora.path for lora in draw.loras)):
+        loras = (lora.path for lora in draw.loras)
+        embeddings = (embedding.path for embedding in draw.embeddings)
+        for path in (*draw.files.values(), *loras, *embeddings):
             if not Path(path).is_file():
                 return events.FileVanished(draw.ticket, path)
         try:

@@ -15,7 +15,7 @@ from sdistrib.infotext import UsedFile
 from sdistrib.models import Catalogue, ModelFile, Wanted, not_found, wanted_files
 from sdistrib.params import BY_NAME, MODEL_FIELDS, ModelKind, Params, context_params
 from sdistrib.prompts import split_loras
-from sdistrib.protocol.engine import LoraFile
+from sdistrib.protocol.engine import EmbeddingFile, LoraFile
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -46,7 +46,8 @@ class Shelf:
     def used(self, plan: "Plan") -> tuple[UsedFile, ...]:
         """What a plan's files are called, with digests that may have become known since."""
         return tuple(
-            UsedFile(want.field, entry.file.name, self._digest(entry)) for want, entry in plan.found
+            UsedFile(want.field, entry.file.name, self._digest(entry), _kind(want))
+            for want, entry in plan.found
         )
 
     def _digest(self, entry: StoredFile) -> str:
@@ -60,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: Absolute path for each parameter that names a file.
     files: dict[str, str]
     loras: tuple[LoraFile, ...]
+    embeddings: tuple[EmbeddingFile, ...]
     #: What was wanted, and the file that it was found to mean.
     found: tuple[tuple[Wanted, StoredFile], ...]
     #: Context key for our own engine: it does not change when a digest becomes known.
@@ -76,7 +78,7 @@ def make_plan(params: Params, shelf: Shelf, worker: str) -> Plan:
     """Find every file that `params` names.
 
     Raises:
-        PetitionError: `model_not_found` or `lora_not_found`; or malformed LoRA tags.
+        PetitionError: `model_not_found` or `lora_not_found`; or a name in a prompt is malformed.
     """
     found: list[tuple[Wanted, StoredFile]] = []
     for want in wanted_files(params):
@@ -84,7 +86,7 @@ def make_plan(params: Params, shelf: Shelf, worker: str) -> Plan:
         if entry is None:
             raise PetitionError(missing(want, shelf, worker))
         found.append((want, entry))
-    by_field = {want.field: entry for want, entry in found if want.kind != "lora"}
+    by_field = {want.field: entry for want, entry in found if want.kind not in _IN_PROMPTS}
     loras = _loras(params, {want.name: entry for want, entry in found if want.kind == "lora"})
     load = {
         field: entry
@@ -92,17 +94,29 @@ def make_plan(params: Params, shelf: Shelf, worker: str) -> Plan:
         if field in MODEL_FIELDS and BY_NAME[field].spec.stage == "load"
     }
     model = load.get("model") or load.get("diffusion_model")
+    embeddings = {want.name: entry for want, entry in found if want.kind == "embeddings"}
+    # An embedding is registered while loading, and known to the engine by its file alone.
+    named = load | {f"embedding {e.file.name}": e for e in embeddings.values()}
     return Plan(
         files={field: entry.path for field, entry in by_field.items()},
         loras=tuple(lora for lora, _ in loras),
+        embeddings=tuple(EmbeddingFile(n, e.path) for n, e in embeddings.items()),
         found=tuple(found),
-        key=_digest(params, {f: _place(e) for f, e in load.items()}, _places(loras, params)),
+        key=_digest(params, {f: _place(e) for f, e in named.items()}, _places(loras, params)),
         context=_digest(
-            params, {f: _content(e) for f, e in load.items()}, _contents(loras, params)
+            params, {f: _content(e) for f, e in named.items()}, _contents(loras, params)
         ),
         model=model.file.name if model else "",
         load_bytes=sum(entry.file.size_bytes for entry in load.values()),
     )
+
+
+#: Kinds that are named inside of a prompt, not by a parameter of their own.
+_IN_PROMPTS = ("lora", "embeddings")
+
+
+def _kind(want: Wanted) -> str:
+    return want.kind if want.kind in _IN_PROMPTS else ""
 
 
 def missing(want: Wanted, shelf: Shelf, worker: str) -> ErrorInfo:

@@ -11,6 +11,7 @@ from sdistrib_client.cli.flags import (
     other_flags,
     output_flags,
     parameter_flags,
+    prompt_flags,
     timeout_flag,
     urgency_flags,
 )
@@ -60,7 +61,7 @@ cli.add_command(
     DrawCommand(
         DEFAULT_VERB,
         callback=_draw,
-        params=[*parameter_flags(), *other_flags()],
+        params=[*parameter_flags(), *prompt_flags(), *other_flags()],
         context_settings={**_SETTINGS, "allow_extra_args": True, "max_content_width": 100},
         help="Draw pictures from a prompt: the names and letters of the flags are sd-cli's.",
         short_help="Draw pictures from a prompt (the default).",
@@ -180,6 +181,7 @@ _petition_verb(
     " then follow it as attach does. Its seed and its number of pictures stay.",
     _id(),
     *parameter_flags(),
+    *prompt_flags(),
     timeout_flag(),
     *urgency_flags(),
     detach_flag(),

@@ -25,6 +25,7 @@ from sdistrib_client.cli.display import Display, Lines, Quiet
 from sdistrib_client.cli.dry_run import dry_run
 from sdistrib_client.cli.events_json import JsonLines
 from sdistrib_client.cli.flags import params_of, urgency_of
+from sdistrib_client.cli.prompts import prompts_of
 from sdistrib_client.cli.report import status_of, status_of_error
 from sdistrib_client.composing import compose
 from sdistrib_client.effects import Ending
@@ -115,7 +116,7 @@ def forbid_output() -> None:
 
 def _petition(values: Mapping[str, Any]) -> Petition:
     return compose(
-        params_of(values),
+        params_of(values) | prompts_of(values),
         images=values["batch_count"],
         seed=values["seed"],
         timeout_s=values["timeout"],

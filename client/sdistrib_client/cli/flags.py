@@ -78,6 +78,32 @@ def _help(row: Parameter) -> str:
     return f"{text} [{row.default}]"
 
 
+def prompt_flags() -> Iterator[Flag]:
+    """What goes into the prompts beside -p and -n."""
+    yield Flag(
+        ["--lora"],
+        DRAWING,
+        multiple=True,
+        metavar="NAME[:W]",
+        help="Apply a LoRA with weight W, 1 if left out, as <lora:NAME:W> in the prompt does;"
+        " may be repeated.",
+    )
+    yield Flag(
+        ["--embedding"],
+        DRAWING,
+        multiple=True,
+        metavar="NAME",
+        help="The word NAME in the prompts means that embedding, as embedding:NAME there does;"
+        " may be repeated.",
+    )
+    yield Flag(
+        ["--prompt-file"], DRAWING, metavar="FILE", help="Text file with the prompt, in UTF-8."
+    )
+    yield Flag(
+        ["--negative-prompt-file"], DRAWING, metavar="FILE", help="Text file with what not to draw."
+    )
+
+
 def other_flags() -> Iterator[Flag]:
     """The flags of the petition and of the output."""
     many = Number(int, [Meta(ge=1), Meta(le=limits.IMAGES_PER_PETITION_MAX)])

@@ -11,7 +11,6 @@ _PREVIEW = "previews are not supported by this version of sdistrib yet"
 _CONTROL = "ControlNet needs an input picture; those are not supported by this version yet"
 _PHOTOMAKER = "PhotoMaker needs input pictures; those are not supported by this version yet"
 _WORKER = "devices belong to the worker; give them to sdistrib-worker on that machine"
-_FILES = "prompt files are not read; give the text with -p and -n"
 _MODES = "this client only draws; use sd-cli for its other modes"
 _GONE = "sd-cli itself dropped it"
 
@@ -25,7 +24,9 @@ REFUSED: dict[str, str] = {
     "--control-net": _CONTROL,
     "--ip-adapter": f"{_NEWER}; also {_INPUT}",
     "--motion-module": _VIDEO,
-    "--embd-dir": "embeddings are looked up in each worker's embeddings folder",
+    "--embd-dir": (
+        "embeddings are looked up in each worker's embeddings folder; name one with --embedding"
+    ),
     "--lora-model-dir": "LoRAs are looked up in each worker's lora folder",
     "--hires-upscalers-dir": "upscalers are looked up in each worker's esrgan folder",
     "--model-args": (
@@ -89,8 +90,6 @@ REFUSED: dict[str, str] = {
     "--ref-video": _VIDEO,
     "--ref-video-audio": _VIDEO,
     "--ref-audio": _VIDEO,
-    "--prompt-file": _FILES,
-    "--negative-prompt-file": _FILES,
     # Flags of the program sd-cli.
     "--image": _MODES,
     "--metadata-format": _MODES,

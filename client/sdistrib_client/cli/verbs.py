@@ -16,6 +16,7 @@ from sdistrib_client.cli.display import Display
 from sdistrib_client.cli.draw import connected, forbid_output, keep, outputs_of, receive, write_all
 from sdistrib_client.cli.flags import params_of, urgency_of, variable
 from sdistrib_client.cli.lists import dial
+from sdistrib_client.cli.prompts import prompts_of
 from sdistrib_client.cli.report import status_of
 from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError
@@ -96,6 +97,7 @@ def _typed(values: Values) -> tuple[dict[str, Any], float | None]:
 
     given = params_of(values)
     changes = {row.name: given[row.name] for row in PARAMETERS if is_typed(variable(row))}
+    changes |= prompts_of(values, typed_only=True)
     flags = {"priority": "priority", "hedge": "no_hedge", "exact": "exact", "on_oom": "on_oom"}
     urgency = urgency_of(values)
     changes |= {name: urgency[name] for name, flag in flags.items() if is_typed(flag)}

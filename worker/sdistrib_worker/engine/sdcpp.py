@@ -147,14 +147,14 @@ class SdCpp:
         if not context:
             raise self._refusal("The engine could not load the model", loading=True)
         try:
-            self._check_loaded(context)
+            self._check_loaded(context, filled)
         except RefusalError:
             api.free_sd_ctx(context)
             raise
         self._context, self._key, self._has_encoder = context, key, encoder
         return True
 
-    def _check_loaded(self, context: Any) -> None:
+    def _check_loaded(self, context: Any, filled: Filled) -> None:
         """The engine warns and goes on where a part is missing; a picture without it is wrong."""
         story = self._story
         if story.unread:
@@ -166,6 +166,9 @@ class SdCpp:
             raise RefusalError("invalid_params", message, loading=True)
         if not api.sd_ctx_supports_image_generation(context):
             message = "This model makes videos; sdistrib draws images."
+            raise RefusalError("unsupported", message, loading=True)
+        if filled.words and not story.takes_embeddings:
+            message = f"Embeddings are for SD 1, SD 2 and SDXL; this model is {story.version}."
             raise RefusalError("unsupported", message, loading=True)
         self._check_device()
 
@@ -221,7 +224,21 @@ class SdCpp:
         if self._story.unread:
             capi.free_image(image)
             raise self._refusal(f"The engine could not read {', '.join(self._story.unread)}")
+        if unused := self._unused_embeddings(filled):
+            capi.free_image(image)
+            message = f"The embedding {unused[0]} fits no text encoder of this model."
+            raise RefusalError("engine_error", message)
         return image, (image.width, image.height)
+
+    def _unused_embeddings(self, filled: Filled) -> list[str]:
+        """Those that were wanted and that the engine passed over; it says so to nobody."""
+        prompts = [filled.img.prompt]
+        if filled.img.sample_params.guidance.txt_cfg != 1.0:
+            # Else the engine does not read the negative prompt at all.
+            prompts.append(filled.img.negative_prompt)
+        text = b"\n".join(prompts).decode()
+        used = self._story.embeddings
+        return [name for name, word in filled.words.items() if word in text and word not in used]
 
     def _resolve_sampler(self, sample: Any) -> None:
         """Choose what was left open, as sd-cli does before it draws.

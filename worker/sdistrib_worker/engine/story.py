@@ -27,6 +27,11 @@ _UNREAD = re.compile(
     r"|load lora tensors from (?P<lora>.*) failed"
 )
 _LORA_FIT = re.compile(r"\((?P<fit>\d+) / \d+\) LoRA tensors have been applied, .* = (?P<path>.*)")
+#: Said when the model file was recognised, and each time an embedding's word is met in a prompt.
+_VERSION = re.compile(r"Version: (.+)")
+_EMBEDDED = re.compile(r"embedding '(?P<new>\w+)' applied|embedding already read in: (?P<old>\w+)")
+#: The model families whose text encoder takes embeddings: those with a UNet.
+_CLIP_FAMILIES = ("SD 1", "SD 2", "SDXS", "SDXL", "Instruct-Pix2Pix")
 #: Warnings that a wish has no effect on this model, and what to tell the user.
 _NO_EFFECT = (
     (re.compile("SLG is incompatible"), "--slg-scale has no effect on this kind of model"),
@@ -73,6 +78,10 @@ class Story:
         self.bad_rules: list[str] = []
         #: The engine gave its GPU up and went on on the CPU.
         self.lost_device = False
+        #: The model's family as the engine calls it; empty when this request loaded nothing.
+        self.version = ""
+        #: Words of embeddings that were found in a prompt and in their file.
+        self.embeddings: set[str] = set()
         #: Seconds of all sampling steps so far, of both passes of highres fix.
         self.sampling_s = 0.0
         self._no_effect: dict[str, None] = {}
@@ -102,6 +111,10 @@ class Story:
         if fit := _LORA_FIT.search(said):
             name = PurePath(fit["path"]).name
             self._lora_fits[name] = self._lora_fits.get(name, 0) + int(fit["fit"])
+        if version := _VERSION.match(said):
+            self.version = version[1].strip()
+        elif embedded := _EMBEDDED.match(said):
+            self.embeddings.add(embedded["new"] or embedded["old"])
         return self._turn(said)
 
     def _turn(self, said: str) -> Where | None:
@@ -138,6 +151,11 @@ class Story:
             return None
         self._life_at = now
         return Where(self.phase)
+
+    @property
+    def takes_embeddings(self) -> bool:
+        """The model that was loaded is of a family that takes embeddings."""
+        return self.version.startswith(_CLIP_FAMILIES)
 
     def _hear_warning(self, said: str) -> None:
         self.lost_device = self.lost_device or said.startswith(_LOST_DEVICE)

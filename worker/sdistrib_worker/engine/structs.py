@@ -11,9 +11,9 @@ from typing import Any
 
 from sdistrib.models import hires_model
 from sdistrib.params import HIRES_UPSCALERS, PARAMETERS, Parameter, Params, cache_settings
-from sdistrib.prompts import split_loras
+from sdistrib.prompts import replace_embeddings, split_loras
 from sdistrib.protocol.engine import Draw
-from sdistrib_worker.engine import capi
+from sdistrib_worker.engine import capi, embedding
 from sdistrib_worker.engine.capi import api
 
 #: Upscalers of highres fix that look at pixels and so need the VAE's encoder (and any model does).
@@ -28,6 +28,8 @@ class Filled:
         self.ctx = capi.ctx_params()
         #: `sd_img_gen_params_t`.
         self.img = capi.img_gen_params()
+        #: The word for each embedding in the engine's prompts, by its name in the petition's.
+        self.words = {one.name: embedding.word_of(one.path) for one in request.embeddings}
         self._request = request
         self._written: set[str] = set()
         self._kept: list[Any] = []
@@ -112,7 +114,11 @@ class Filled:
 
     def fill_prompt(self, prompt: str) -> None:
         """LoRAs travel resolved, in the request; their tags must not be read as words."""
-        self.img.prompt = split_loras(prompt)[0].encode()
+        self.img.prompt = replace_embeddings(split_loras(prompt)[0], self.words).encode()
+
+    def fill_negative_prompt(self, prompt: str) -> None:
+        """Embeddings have other names for the engine."""
+        self.img.negative_prompt = replace_embeddings(prompt, self.words).encode()
 
     def _fill_rest(self) -> None:
         request = self._request
@@ -126,6 +132,17 @@ class Filled:
         ]
         self.img.loras = self._array(api.sd_lora_t, loras)
         self.img.lora_count = len(loras)
+        self._fill_embeddings()
+
+    def _fill_embeddings(self) -> None:
+        # Several names may mean one file.
+        paths = dict(sorted({self.words[e.name]: e.path for e in self._request.embeddings}.items()))
+        files = [
+            api.sd_embedding_t(word.encode(), embedding.readable(path).encode())
+            for word, path in paths.items()
+        ]
+        self.ctx.embeddings = self._array(api.sd_embedding_t, files)
+        self.ctx.embedding_count = len(files)
 
     def _array(self, kind: Any, values: Any) -> Any:
         """A C array that lives as long as this object; NULL for no values."""
@@ -140,6 +157,7 @@ class Filled:
 _SPECIAL: dict[str, Callable[[Filled, Any], None]] = {
     "ctx.n_threads": Filled.fill_threads,
     "img.prompt": Filled.fill_prompt,
+    "img.negative_prompt": Filled.fill_negative_prompt,
     "img.sample_params.guidance.slg.layers": Filled.fill_layers,
     "img.sample_params.custom_sigmas": Filled.fill_sigmas,
     "img.cache": Filled.fill_cache,
