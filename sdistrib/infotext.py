@@ -8,7 +8,7 @@ confuse them; the true names are in our own chunk.
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -69,13 +69,14 @@ class UsedFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PictureFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that a picture's metadata is made from. Equal facts give equal bytes."""
+    """All that a picture's metadata is made from. Equal facts give equal bytes.
 
-    #: The petition's id and the image's index in it.
-    id: str
-    index: int
+    The petition's id and the image's index are not among them: the same picture, drawn again by the
+    same worker, is the same file.
+    """
+
     #: The image's own seed.
-    seed: int
+    seed: Annotated[int, msgspec.Meta(ge=0)]
     params: Params
     files: tuple[UsedFile, ...] = ()
     #: Sampler and scheduler that the engine really used, by its own names.

@@ -25,13 +25,11 @@ def facts(**more: Any) -> PictureFacts:
     """Facts of a small picture; parameters and facts may be changed by name."""
     own = {
         name: more.pop(name)
-        for name in ("seed", "index", "files", "sampling_method", "scheduler", "worker")
+        for name in ("seed", "files", "sampling_method", "scheduler", "worker", "engine")
         if name in more
     }
     params = Params(**{"prompt": "a house", "model": "768-v-ema", **more})
     known = {
-        "id": "0" * 32,
-        "index": 0,
         "seed": 965400086,
         "files": (UsedFile("model", "sd2/768-v-ema.safetensors", SHA),),
         "sampling_method": "dpm2",
@@ -130,7 +128,7 @@ def test_highres_fix(params: dict[str, Any], expected: dict[str, str]) -> None:
 
 
 def test_our_chunk_says_everything_and_reads_back() -> None:
-    made = facts(prompt="日本 🎉\nSteps: 99", negative_prompt="x", cfg_scale=3.5, index=7)
+    made = facts(prompt="日本 🎉\nSteps: 99", negative_prompt="x", cfg_scale=3.5)
     text = chunk(made)
     assert parse_chunk(text) == made
     plain = json.loads(text)
