@@ -3,7 +3,7 @@
 from typing import Any, get_type_hints
 
 import msgspec
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdistrib import exiftext, limits
@@ -32,7 +32,7 @@ def test_our_chunk_gives_back_any_parameters_that_may_be_drawn(params: Params, s
     try:
         check(params)
     except PetitionError:
-        assume(False)
+        return
     assert compose(read.params, seed=read.seed).params == params
 
 
@@ -89,7 +89,8 @@ def test_a1111s_text_gives_back_what_it_can_hold(
 ):
     prompts = {"prompt": prompt, "negative_prompt": negative, "model": "tiny"}
     wishes = {**prompts, **shared, **(hires or {})}
-    made = facts(seed=seed, files=(), sampling_method="", scheduler="", **wishes)
+    unsaid: dict[str, Any] = {"files": (), "sampling_method": "", "scheduler": ""}
+    made = msgspec.structs.replace(facts(), seed=seed, params=Params(**wishes), **unsaid)
     read = from_text(build(made))
     assert read.notes == ()
     assert read.seed == seed
