@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from sdistrib.params import HIRES_UPSCALERS, Params
+from sdistrib.params import BY_NAME, HIRES_UPSCALERS, Params
 from sdistrib.protocol.messages import EngineFacts
 
 #: Keyword of the PNG text chunk that A1111 and its readers know.
@@ -105,7 +105,15 @@ def build(facts: PictureFacts) -> str:
 
 def chunk(facts: PictureFacts) -> str:
     """Our own chunk: everything as JSON with sorted keys, parameters at their defaults left out."""
-    return json.dumps(msgspec.to_builtins(facts), ensure_ascii=False, sort_keys=True)
+    plain = msgspec.to_builtins(facts)
+    # msgspec leaves out only defaults that are the very same object, and a list that was read again
+    # is none: equal facts would give other bytes.
+    plain["params"] = {
+        name: value
+        for name, value in plain["params"].items()
+        if getattr(facts.params, name) != BY_NAME[name].default
+    }
+    return json.dumps(plain, ensure_ascii=False, sort_keys=True)
 
 
 def parse_chunk(text: str) -> PictureFacts:

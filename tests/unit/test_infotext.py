@@ -143,3 +143,9 @@ def test_equal_facts_give_equal_text() -> None:
     assert chunk(facts(eta=0.5)) == chunk(facts(eta=0.5))
     with pytest.raises(ValueError, match="context"):
         parse_chunk(chunk(facts()).replace('"context"', '"else"'))
+
+
+def test_defaults_that_were_said_are_left_out_as_those_that_were_not() -> None:
+    said = facts(skip_layers=tuple([7, 8, 9]), vae_tile_size=tuple([0, 0]), steps=20)  # noqa: C409
+    assert said == facts()
+    assert chunk(said) == chunk(facts())
