@@ -8,11 +8,11 @@ confuse them; the true names are in our own chunk.
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from sdistrib.params import HIRES_UPSCALERS, Params
+from sdistrib.params import BY_NAME, HIRES_UPSCALERS, Params
 from sdistrib.protocol.messages import EngineFacts
 
 #: Keyword of the PNG text chunk that A1111 and its readers know.
@@ -71,13 +71,14 @@ class UsedFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PictureFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that a picture's metadata is made from. Equal facts give equal bytes."""
+    """All that a picture's metadata is made from. Equal facts give equal bytes.
 
-    #: The petition's id and the image's index in it.
-    id: str
-    index: int
+    The petition's id and the image's index are not among them: the same picture, drawn again by the
+    same worker, is the same file.
+    """
+
     #: The image's own seed.
-    seed: int
+    seed: Annotated[int, msgspec.Meta(ge=0)]
     params: Params
     files: tuple[UsedFile, ...] = ()
     #: Sampler and scheduler that the engine really used, by its own names.
@@ -106,7 +107,15 @@ def build(facts: PictureFacts) -> str:
 
 def chunk(facts: PictureFacts) -> str:
     """Our own chunk: everything as JSON with sorted keys, parameters at their defaults left out."""
-    return json.dumps(msgspec.to_builtins(facts), ensure_ascii=False, sort_keys=True)
+    plain = msgspec.to_builtins(facts)
+    # msgspec leaves out only defaults that are the very same object, and a list that was read again
+    # is none: equal facts would give other bytes.
+    plain["params"] = {
+        name: value
+        for name, value in plain["params"].items()
+        if getattr(facts.params, name) != BY_NAME[name].default
+    }
+    return json.dumps(plain, ensure_ascii=False, sort_keys=True)
 
 
 def parse_chunk(text: str) -> PictureFacts:

@@ -44,6 +44,10 @@ CacheMode = Literal[
     "disabled", "easycache", "ucache", "dbcache", "taylorseer", "cache-dit", "spectrum"
 ]
 ScmPolicy = Literal["dynamic", "static"]
+PictureFormat = Literal["png", "jpeg", "webp"]
+
+#: Quality of lossy files where none is asked for; sd-cli's, for JPEG and for WebP.
+QUALITY = 90
 
 
 class Spec(NamedTuple):
@@ -180,6 +184,9 @@ class Params(
     upscale_repeats: Annotated[int, Meta(ge=1, le=4), _finish("--upscale-repeats", "How often the upscaler runs.")] = 1
     upscale_tile_size: Annotated[int, Meta(ge=16, le=4096), _finish("--upscale-tile-size", "Tile size of the upscaler.")] = 128
     metadata: Annotated[bool, _finish("--disable-image-metadata", "Write no generation data into the picture.", negated=True)] = True
+    format: Annotated[PictureFormat, _finish("--format", "Format of the file; when left out, the extension of -o says it. One that contradicts it is refused.")] = "png"
+    quality: Annotated[Annotated[int, Meta(ge=1, le=100)] | None, _finish("--quality", f"Quality of a JPEG or lossy WebP file; {QUALITY} when left out. Above 90 JPEG keeps the colours at full size.")] = None
+    lossless: Annotated[bool, _finish("--lossless", "WebP without any loss.")] = False
 # fmt: on
 
 
@@ -259,6 +266,15 @@ def check(params: Params) -> None:
         _refuse("sigmas", "--sigmas must go from high to low.")
     cache_settings(params)
     _check_pixels(params)
+    _check_file(params)
+
+
+def _check_file(params: Params) -> None:
+    if params.lossless and params.format != "webp":
+        _refuse("lossless", f"--lossless is for webp files; this one is {params.format}.")
+    if params.quality is not None and (params.lossless or params.format == "png"):
+        kind = "PNG" if params.format == "png" else "lossless WebP"
+        _refuse("quality", f"--quality is for lossy files; {kind} loses nothing.")
 
 
 #: Fields that hold text, and fields that may hold a number which is none.

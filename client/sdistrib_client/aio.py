@@ -116,11 +116,11 @@ class AsyncClient:
         self, petition_id: str, *, on_progress: OnProgress | None = None
     ) -> "AsyncDrawing":
         """The pictures of a petition that nobody has had yet, and those to come."""
-        return self._drawing(self._session.seek(await self._found(petition_id)), on_progress)
+        return self._drawing(self._session.seek(await self.look(petition_id)), on_progress)
 
     async def fetch(self, petition_id: str) -> "AsyncDrawing":
         """All pictures that a petition has now, seen before or not."""
-        found = await self._found(petition_id)
+        found = await self.look(petition_id)
         return self._drawing(self._session.seek(found, again=True, wait=False), None)
 
     async def retry(
@@ -132,7 +132,7 @@ class AsyncClient:
         **changes: Any,
     ) -> "AsyncDrawing":
         """Draw the images of an ended petition that have no picture, with other parameters."""
-        found = await self._found(petition_id)
+        found = await self.look(petition_id)
         box = self._session.retry(found, retry_of(found, changes, timeout_s))
         return self._drawing(box, on_progress)
 
@@ -184,7 +184,8 @@ class AsyncClient:
             await self._change()
         return self._session.replies.pop(number)
 
-    async def _found(self, petition_id: str) -> Found:
+    async def look(self, petition_id: str) -> Found:
+        """A petition of before: how far it is, and what it asks for."""
         start = id_start(petition_id)
         reply = await self._reply(self._session.ask("petition", start=start))
         return found_in(answer_of(reply), reply.body, start)

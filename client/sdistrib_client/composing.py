@@ -90,6 +90,7 @@ def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     write_names(changed, petition.params)
     _check_names(changed)
     _name_sampling(changed)
+    changed = settle_file(msgspec.structs.asdict(petition.params), changed)
     edited = _convert(
         {
             **msgspec.structs.asdict(petition),
@@ -100,6 +101,14 @@ def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     check(edited.params)
     wanted_files(edited.params)
     return edited
+
+
+def settle_file(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes, and with another format its own settings instead of the ones of before."""
+    settled = dict(changes)
+    if settled.get("format", params.get("format", "png")) != params.get("format", "png"):
+        settled = {"quality": None, "lossless": False, **settled}
+    return settled
 
 
 def _check_names(given: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 Naming is that of sd-cli's `save_results` (stable-diffusion.cpp 97d29908, examples/cli/main.cpp):
 one picture goes to exactly `-o`, several to `stem_0.png`, `stem_1.png` …; a `%d` or `%03d` in `-o`
-numbers them instead; what does not end in `.png` gets `.png` appended; folders are made.
+numbers them instead; a name without a known extension gets the format's appended; folders are made.
 
 `-o -` writes the PNG to standard output and takes exactly one picture: several PNGs in one stream
 are legal, but next to no program reads them.
@@ -18,18 +18,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sdistrib.params import PictureFormat
 from sdistrib_client.errors import OutputError
 
 _NUMBER = re.compile(r"((?:[^%]|^)(?:%%)*)%(\d{0,3})d")
+#: Extensions, in lower case, and the formats that they mean. The first of a format is appended.
+EXTENSIONS: dict[str, PictureFormat] = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".jpe": "jpeg",
+    ".webp": "webp",
+}
 #: Formats that sd-cli writes and we do not, yet.
-_NOT_YET = (".jpg", ".jpeg", ".jpe", ".webp", ".avi", ".webm")
+_NOT_YET = (".avi", ".webm")
+
+
+def extension_of(format_: str) -> str:
+    """The usual extension of a format; of one that this version does not know, its own name."""
+    usual = {known: suffix for suffix, known in reversed(EXTENSIONS.items())}
+    return usual.get(format_, f".{format_}")  # type: ignore[call-overload,no-any-return]
+
+
+def format_in(output: str) -> PictureFormat | None:
+    """The format that a file name's extension means; None when it means none."""
+    return EXTENSIONS.get(Path(output).suffix.lower())
 
 
 class Outputs:
     """The files of one petition's pictures."""
 
-    def __init__(self, output: str, images: int, begin_index: int = 0) -> None:
-        """Decide all names.
+    def __init__(
+        self,
+        output: str,
+        images: int,
+        begin_index: int = 0,
+        format_: PictureFormat = "png",
+    ) -> None:
+        """Decide all names. The extension, if `output` has one, must be of `format_`.
 
         Raises:
             OutputError: the format is not supported, or several pictures go to standard output.
@@ -44,22 +70,36 @@ class Outputs:
         path = Path(output)
         suffix = path.suffix
         if suffix.lower() in _NOT_YET:
-            raise OutputError(f"-o {output}: {suffix} is not supported yet; only .png is written.")
-        if suffix.lower() == ".png":
+            known = ", ".join(EXTENSIONS)
+            raise OutputError(f"-o {output}: {suffix} is not supported yet; {known} are.")
+        meant = format_in(output)
+        if meant not in (None, format_) and not self.to_stdout:
+            usual = output[: -len(suffix)] + extension_of(format_)
+            raise OutputError(
+                f"-o {output} means {meant}, and the format is {format_}: name it {usual}, or leave"
+                " the extension out."
+            )
+        self._format = format_
+        if meant is not None:
             self._base, self._suffix = output[: -len(suffix)], suffix
         else:
-            self._base, self._suffix = output, ".png"
+            self._base, self._suffix = output, extension_of(format_)
         self._numbered = _NUMBER.search(output) is not None
 
-    def path(self, index: int) -> Path | None:
-        """File of the picture of this index; None is standard output."""
+    def path(self, index: int, format_: str = "") -> Path | None:
+        """File of the picture of this index; None is standard output.
+
+        A picture of another format than expected, from before a retry, gets its own extension.
+        """
         if self.to_stdout:
             return None
+        same = format_ in ("", self._format)
+        suffix = self._suffix if same else extension_of(format_)
         number = self._begin_index + index
         if self._numbered:
-            return Path(_fill(self._base, number) + self._suffix)
+            return Path(_fill(self._base, number) + suffix)
         tail = f"_{number}" if self._images > 1 else ""
-        return Path(self._base + tail + self._suffix)
+        return Path(self._base + tail + suffix)
 
     def check(self) -> None:
         """Make the folder and try it, so that no picture is drawn in vain.
@@ -75,13 +115,13 @@ class Outputs:
                     _temporary(path.parent).unlink()
                 _check_target(path)
 
-    def write(self, index: int, data: bytes) -> Path | None:
+    def write(self, index: int, data: bytes, format_: str = "") -> Path | None:
         """Write one picture; returns its file, or None for standard output.
 
         Raises:
             OutputError: it could not be written.
         """
-        path = self.path(index)
+        path = self.path(index, format_)
         if path is None:
             write_stream(sys.stdout.buffer, data)
         else:

@@ -1,19 +1,16 @@
 """A finished picture, as the caller gets it."""
 
 import dataclasses
-import importlib
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
-from sdistrib.errors import ConfigError
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import Result
 from sdistrib_client.images import write_atomically
+from sdistrib_client.reading import open_picture, texts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.PngImagePlugin import PngImageFile
 
 
 class Timings(NamedTuple):
@@ -29,7 +26,7 @@ class Timings(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture: the bytes of a PNG file, verified against their digest, and their origin."""
+    """One picture: the bytes of a file, verified against their digest, and their origin."""
 
     #: Index within its petition, from 0.
     index: int
@@ -40,7 +37,7 @@ class Picture:
     #: Size in pixels.
     width: int
     height: int
-    #: Media format of `data`: "png".
+    #: Media format of `data`: "png", "jpeg" or "webp".
     format: str
     #: SHA-256 of `data`, in hex.
     sha256: str
@@ -75,18 +72,18 @@ class Picture:
         Raises:
             ConfigError: Pillow is not installed.
         """
-        picture = _open(self.data)
+        picture = open_picture(self.data)
         picture.load()
         return picture
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The file's text chunks; A1111's generation data is under "parameters".
+        """The file's texts; A1111's generation data is under "parameters", ours "sdistrib".
 
         Raises:
             ConfigError: Pillow is not installed.
         """
-        return {key: str(text) for key, text in _open(self.data).text.items()}
+        return texts(open_picture(self.data))
 
     def save(self, path: str | Path) -> None:
         """Write the file; it is there whole or not at all. Missing folders are made.
@@ -95,11 +92,3 @@ class Picture:
             OutputError: it cannot be written.
         """
         write_atomically(Path(path), self.data)
-
-
-def _open(data: bytes) -> "PngImageFile":
-    try:
-        pillow = importlib.import_module("PIL.Image")
-    except ImportError:
-        raise ConfigError("Pillow is not installed; run pip install 'sdistrib[client]'.") from None
-    return cast("PngImageFile", pillow.open(io.BytesIO(data), formats=("PNG",)))

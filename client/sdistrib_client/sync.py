@@ -120,7 +120,7 @@ class Client:
             PetitionError: `not_found`.
             Unreachable: nobody answers.
         """
-        box = self._session.seek(self._found(petition_id))
+        box = self._session.seek(self.look(petition_id))
         return Drawing(self, box, on_accepted, on_progress)
 
     def fetch(self, petition_id: str, *, on_accepted: OnAccepted | None = None) -> "Drawing":
@@ -128,7 +128,7 @@ class Client:
 
         If it goes on, the iteration ends all the same and `ending.outcome` is "unfinished".
         """
-        box = self._session.seek(self._found(petition_id), again=True, wait=False)
+        box = self._session.seek(self.look(petition_id), again=True, wait=False)
         return Drawing(self, box, on_accepted, None)
 
     def retry(
@@ -146,7 +146,7 @@ class Client:
         Changes are as the wishes of `txt2img`; seed and number of images stay. Raises as `attach`,
         and `invalid_params` when there is nothing to try again or the changes do not pass.
         """
-        found = self._found(petition_id)
+        found = self.look(petition_id)
         box = self._session.retry(found, finding.retry_of(found, changes, timeout_s), detach=detach)
         return Drawing(self, box, on_accepted, on_progress)
 
@@ -207,7 +207,8 @@ class Client:
             self._turn()
         return self._session.replies.pop(number)
 
-    def _found(self, petition_id: str) -> finding.Found:
+    def look(self, petition_id: str) -> finding.Found:
+        """A petition of before: how far it is, and what it asks for. Raises as `attach`."""
         reply = self._reply(self._session.ask("petition", start=finding.id_start(petition_id)))
         return finding.found_in(finding.answer_of(reply), reply.body, petition_id)
 

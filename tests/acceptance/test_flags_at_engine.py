@@ -412,8 +412,9 @@ def _members(result: Outcome, paths: dict[str, Any], models_dir: Path) -> dict[s
 def test_every_parameter_has_a_case_with_another_value_than_its_default() -> None:
     at_engine = {row.name for row in PARAMETERS if row.spec.engine}
     upscaling = {"upscale_model", "upscale_repeats", "upscale_tile_size"}
-    # `metadata` is about the file, which the engine never sees.
-    assert at_engine | upscaling == set(BY_NAME) - {"metadata"} == set(CASES)
+    # These are about the file, which the engine never sees: tests/unit/test_pictures.py.
+    of_the_file = {"metadata", "format", "quality", "lossless"}
+    assert at_engine | upscaling == set(BY_NAME) - of_the_file == set(CASES)
     for name, case in CASES.items():
         assert case.wishes[name] != BY_NAME[name].default, name
 

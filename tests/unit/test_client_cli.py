@@ -1,5 +1,6 @@
 """The command line without a network: forms, flags, values, refusals, completion, exit codes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -88,7 +89,8 @@ class FakeDrawing:
         for progress in self._client.progresses:
             self._callbacks["on_progress"](progress)
         for index in range(self.petition.images if self._client.ending.outcome == "done" else 0):
-            yield picture(index, self.petition.seed + index)
+            drawn = picture(index, self.petition.seed + index)
+            yield dataclasses.replace(drawn, format=self.petition.params.format)
         self.ending = self._client.ending
         error = error_of(self.ending)
         if error is not None:
@@ -249,7 +251,11 @@ def test_drawing_is_the_default_verb(client, verb):
         (["h", "-m", "x"], "The prompt is empty"),
         (["h", "-m", "x", "-p", "x", "-o", "-", "--json"], "choose one"),
         (["h", "-m", "x", "-p", "x", "-o", "-", "-b", "2"], "writes one picture"),
-        (["h", "-m", "x", "-p", "x", "-o", "a.webp"], ".webp is not supported yet"),
+        (["h", "-m", "x", "-p", "x", "-o", "a.webm"], ".webm is not supported yet"),
+        (["h", "-m", "x", "-p", "x", "-o", "a.png", "--format", "jpeg"], "name it a.jpg"),
+        (["h", "-m", "x", "-p", "x", "--quality", "80"], "PNG loses nothing"),
+        (["h", "-m", "x", "-p", "x", "-o", "a.jpg", "--lossless"], "is for webp files"),
+        (["h", "-m", "x", "-p", "x", "-o", "a.webp", "--lossless", "--quality", "3"], "loses"),
         (["h", "-m", "x", "-p", "x \udcff"], "'x \\\\udcff' holds bytes that are not valid UTF-8"),
     ],
 )
@@ -307,6 +313,7 @@ def sample(row: Parameter) -> tuple[str, Any]:
         "skip_layer_start": ("0.125", 0.125),
         "skip_layer_end": ("0.25", 0.25),
         "hires_scale": ("1.5", 1.5),
+        "quality": ("75", 75),
     }
     if row.name in special:
         return special[row.name]
@@ -319,16 +326,41 @@ def sample(row: Parameter) -> tuple[str, Any]:
     return "0.5", 0.5
 
 
+#: What must stand beside a flag for it to mean something.
+BESIDE = {"quality": ["--format", "jpeg"], "lossless": ["--format", "webp"]}
+
+
 @pytest.mark.parametrize("row", PARAMETERS, ids=lambda row: row.name)
 def test_every_spelling_of_every_parameter_reaches_the_petition(client, row):
     for flag in row.spec.flags:
+        beside = BESIDE.get(row.name, [])
         if row.type is bool:
-            assert getattr(drawn(client, flag).params, row.name) is not row.default
+            assert getattr(drawn(client, *beside, flag).params, row.name) is not row.default
             continue
         typed, value = sample(row)
-        assert getattr(drawn(client, flag, typed).params, row.name) == value
+        assert getattr(drawn(client, *beside, flag, typed).params, row.name) == value
         if flag.startswith("--"):
-            assert getattr(drawn(client, f"{flag}={typed}").params, row.name) == value
+            assert getattr(drawn(client, *beside, f"{flag}={typed}").params, row.name) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "format_", "name"),
+    [
+        (["-o", "a.jpg"], {}, "jpeg", "a.jpg"),
+        (["-o", "a.JPEG"], {}, "jpeg", "a.JPEG"),
+        (["-o", "a.webp"], {}, "webp", "a.webp"),
+        (["-o", "a.bmp"], {}, "png", "a.bmp.png"),
+        (["-o", "a", "--format", "webp"], {}, "webp", "a.webp"),
+        (["-o", "a.jpg", "--format", "jpeg"], {}, "jpeg", "a.jpg"),
+        (["--format", "jpeg"], {}, "jpeg", "output.jpg"),
+        ([], {"SDISTRIB_FORMAT": "webp"}, "webp", "output.webp"),
+        (["-o", "a.png"], {"SDISTRIB_FORMAT": "webp"}, "png", "a.png"),
+        ([], {"SDISTRIB_OUTPUT": "b.jpg"}, "jpeg", "b.jpg"),
+    ],
+)
+def test_the_extension_and_the_flag_choose_the_format(client, words, env, format_, name):
+    assert drawn(client, *words, env=env).params.format == format_
+    assert [path.name for path in Path().iterdir()] == [name]
 
 
 def test_nothing_said_means_the_defaults_of_the_table(client):

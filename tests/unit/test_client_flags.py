@@ -95,6 +95,7 @@ CASES: dict[str, Case] = {
     "--timeout": Case(("60",), _of_petition("timeout_s"), 60.0),
     "--priority": Case(("low",), _of_petition("priority"), "low"),
     "--no-hedge": Case((), _of_petition("hedge"), False),
+    "--on-oom": Case(("tile",), _of_petition("on_oom"), "tile"),
     "--exact": Case((), _of_petition("exact"), True),
     "--detach": Case((), lambda seen: (seen.detached, seen.files), (True, [])),
     "--dry-run": Case((), lambda seen: (seen.planned, seen.files), (1, [])),

@@ -18,7 +18,7 @@ from sdistrib.protocol.codec import encode, encode_petition
 from sdistrib_client import effects, events, finding
 from sdistrib_client.cli import draw, lists, verbs
 from sdistrib_client.cli.commands import cli
-from sdistrib_client.composing import edit
+from sdistrib_client.composing import compose, edit
 from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError, Unreachable, error_of
 from sdistrib_client.finding import Found
@@ -348,7 +348,7 @@ class FakeDrawing:
         for index in self._client.pictures:
             yield Picture(
                 index=index, seed=7 + index, data=b"png%d" % index, width=8, height=8,
-                format="png", sha256="0" * 64, worker="gpu1", fingerprint="f" * 16,
+                format=self._client.format, sha256="0" * 64, worker="gpu1", fingerprint="f" * 16,
                 timings=Timings(1.0, 2.0, 3.0),
             )  # fmt: skip
         self.ending = self._client.ending
@@ -372,6 +372,8 @@ class FakeClient:
     """Stands where the verbs make their client; keeps what it is asked."""
 
     row = row()
+    petition = PETITION
+    format = "png"
     ending = Ending(outcome="done", done=(0, 1))
     pictures: tuple[int, ...] = (0, 1)
     error: Exception | None = None
@@ -390,6 +392,10 @@ class FakeClient:
     def find(self, petition_id: str) -> wire.QueuedPetition:
         self._do("find", id=petition_id)
         return self.row
+
+    def look(self, petition_id: str) -> Found:
+        self._do("look", id=petition_id)
+        return Found(self.row, self.petition)
 
     def ask(self, what: str, *, every: bool) -> wire.Answer:
         self._do(what, every=every)
@@ -486,7 +492,7 @@ def test_detach_and_a_file_exclude_each_other(client, verb, words):
 def test_pictures_are_named_as_in_drawing(client, verb):
     result = run(verb, "aa", "-o", "house.png", "-v")
     assert result.exit_code == 0, result.output
-    assert did(client, "find") == {"id": "aa"}
+    assert did(client, "look") == {"id": "aa"}
     assert did(client, verb) == {"id": ID}
     assert Path("house_0.png").read_bytes() == b"png0"
     assert Path("house_1.png").read_bytes() == b"png1"
@@ -659,3 +665,27 @@ def test_every_verb_has_help_with_its_id(client):
         assert "ID" in run(verb, "--help").stdout
     assert "HOST attach" in run("--help").stdout
     assert "HOST attach" not in run("retry", "--help").stdout
+
+
+@pytest.mark.parametrize("verb", ["attach", "fetch"])
+@pytest.mark.parametrize(("words", "name"), [([], "output_0.jpg"), (["-o", "a"], "a_0.jpg")])
+def test_a_petitions_own_format_names_its_pictures(client, monkeypatch, verb, words, name):
+    params = msgspec.structs.replace(PETITION.params, format="jpeg")
+    monkeypatch.setattr(client, "petition", msgspec.structs.replace(PETITION, params=params))
+    monkeypatch.setattr(client, "format", "jpeg")
+    result = run(verb, "aa", *words)
+    assert result.exit_code == 0, result.output
+    assert Path(name).read_bytes() == b"png0"
+    refused = run(verb, "aa", "-o", "a.png")
+    assert refused.exit_code == 2
+    assert "name it a.jpg" in refused.stderr
+
+
+def test_a_retry_in_another_format_leaves_the_quality_of_before_behind(client):
+    petition = compose({"prompt": "x", "model": "m", "format": "jpeg", "quality": 80})
+    assert edit(petition, {"format": "png"}).params.quality is None
+    assert edit(petition, {"format": "webp", "quality": 30}).params.quality == 30
+    assert edit(petition, {"steps": 3}).params.quality == 80
+    result = run("retry", "aa", "-o", "a.webp")
+    assert result.exit_code == 0, result.output
+    assert did(client, "retry")["format"] == "webp"

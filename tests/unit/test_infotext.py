@@ -25,13 +25,11 @@ def facts(**more: Any) -> PictureFacts:
     """Facts of a small picture; parameters and facts may be changed by name."""
     own = {
         name: more.pop(name)
-        for name in ("seed", "index", "files", "sampling_method", "scheduler", "worker")
+        for name in ("seed", "files", "sampling_method", "scheduler", "worker", "engine")
         if name in more
     }
     params = Params(**{"prompt": "a house", "model": "768-v-ema", **more})
     known = {
-        "id": "0" * 32,
-        "index": 0,
         "seed": 965400086,
         "files": (UsedFile("model", "sd2/768-v-ema.safetensors", SHA),),
         "sampling_method": "dpm2",
@@ -146,7 +144,7 @@ def test_highres_fix(params: dict[str, Any], expected: dict[str, str]) -> None:
 
 
 def test_our_chunk_says_everything_and_reads_back() -> None:
-    made = facts(prompt="日本 🎉\nSteps: 99", negative_prompt="x", cfg_scale=3.5, index=7)
+    made = facts(prompt="日本 🎉\nSteps: 99", negative_prompt="x", cfg_scale=3.5)
     text = chunk(made)
     assert parse_chunk(text) == made
     plain = json.loads(text)
@@ -161,3 +159,9 @@ def test_equal_facts_give_equal_text() -> None:
     assert chunk(facts(eta=0.5)) == chunk(facts(eta=0.5))
     with pytest.raises(ValueError, match="context"):
         parse_chunk(chunk(facts()).replace('"context"', '"else"'))
+
+
+def test_defaults_that_were_said_are_left_out_as_those_that_were_not() -> None:
+    said = facts(skip_layers=tuple([7, 8, 9]), vae_tile_size=tuple([0, 0]), steps=20)  # noqa: C409
+    assert said == facts()
+    assert chunk(said) == chunk(facts())

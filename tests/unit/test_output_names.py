@@ -45,7 +45,41 @@ def test_names_are_those_of_sd_cli(output, count, begin, names):
     assert [str(outputs.path(index)) for index in range(count)] == names
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".jpe", ".webp", ".avi", ".webm"])
+@pytest.mark.parametrize(
+    ("output", "format_", "count", "names"),
+    [
+        ("out.jpg", "jpeg", 2, ["out_0.jpg", "out_1.jpg"]),
+        ("out.JPEG", "jpeg", 1, ["out.JPEG"]),
+        ("out.jpe", "jpeg", 1, ["out.jpe"]),
+        ("out.webp", "webp", 1, ["out.webp"]),
+        ("out_%02d.webp", "webp", 1, ["out_00.webp"]),
+        ("out", "jpeg", 1, ["out.jpg"]),
+        ("out.bmp", "webp", 1, ["out.bmp.webp"]),
+        ("v1.5", "jpeg", 2, ["v1.5_0.jpg", "v1.5_1.jpg"]),
+    ],
+)
+def test_the_extension_says_the_format_and_another_name_gets_it(output, format_, count, names):
+    outputs = Outputs(output, count, format_=format_)
+    assert [str(outputs.path(index)) for index in range(count)] == names
+
+
+@pytest.mark.parametrize(
+    ("output", "format_", "usual"),
+    [("a.png", "jpeg", "a.jpg"), ("a.b.jpg", "webp", "a.b.webp"), ("a.webp", "png", "a.png")],
+)
+def test_an_extension_of_another_format_is_refused_with_the_right_one(output, format_, usual):
+    with pytest.raises(OutputError, match=f"name it {usual}"):
+        Outputs(output, 1, format_=format_)
+
+
+def test_a_picture_of_another_format_than_the_rest_gets_its_own_extension(tmp_path):
+    outputs = Outputs(str(tmp_path / "a.png"), 3)
+    assert outputs.write(0, b"x", "png") == tmp_path / "a_0.png"
+    assert outputs.write(1, b"x", "webp") == tmp_path / "a_1.webp"
+    assert outputs.write(2, b"x", "tiff") == tmp_path / "a_2.tiff"
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".webm", ".AVI"])
 def test_other_formats_are_refused_by_name(suffix):
     with pytest.raises(OutputError, match=f"{suffix} is not supported yet"):
         Outputs(f"out{suffix}", 1)

@@ -368,7 +368,8 @@ def test_a_small_result_travels_whole_and_is_kept_until_recorded() -> None:
     made = rig.draw(ticket, load_s=1.5, sampling_s=1.25, **told)
     order = one(of(made, fx.EncodePicture))
     assert order.facts is not None
-    assert (order.facts.seed, order.facts.index, order.facts.scheduler) == (8, 3, "karras")
+    assert (order.facts.seed, order.facts.scheduler) == (8, "karras")
+    assert order.form == fx.FileForm("png", 90, lossless=False)
     made = rig.encoded(attempt(3), b"0123")
     assert said(made) == [
         wire.Result(
@@ -411,6 +412,18 @@ def test_a_refused_result_is_forgotten() -> None:
     made = rig.hear(wire.ResultRefused(attempt=attempt(), reason="the image is done"))
     assert "the image is done" in log_of(made)
     assert one(said(rig.hear(wire.Identify()), wire.WorkerHello)).holding == ()
+
+
+def test_the_file_is_what_the_petition_asks_for_and_the_result_says_so() -> None:
+    rig = Rig()
+    rig.connect()
+    made = rig.draw(rig.begin(attempt(), format="webp", lossless=True), notes=("drawn",))
+    assert one(of(made, fx.EncodePicture)).form == fx.FileForm("webp", 90, lossless=True)
+    made = rig.turn(events.PictureEncoded(attempt(), b"w", digest(b"w"), 0.01, ("no room",)))
+    result = one(said(made, wire.Result))
+    assert (result.format, result.notes) == ("webp", ("drawn", "no room"))
+    made = rig.draw(rig.begin(attempt(1), format="jpeg", quality=70))
+    assert one(of(made, fx.EncodePicture)).form == fx.FileForm("jpeg", 70, lossless=False)
 
 
 def test_metadata_off_leaves_nothing() -> None:

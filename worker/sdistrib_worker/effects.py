@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from sdistrib.errors import ErrorCode
 from sdistrib.infotext import PictureFacts
+from sdistrib.params import QUALITY, Params, PictureFormat
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.engine import Draw
 from sdistrib.protocol.messages import Attempt, EngineFacts, Message
@@ -54,6 +55,21 @@ class WatchDevice(NamedTuple):
     facts: EngineFacts
 
 
+class FileForm(NamedTuple):
+    """What a picture file is to be."""
+
+    format: PictureFormat = "png"
+    #: 1 to 100, of a lossy file.
+    quality: int = QUALITY
+    #: WebP only.
+    lossless: bool = False
+
+
+def form_of(params: Params) -> FileForm:
+    """What file the parameters ask for."""
+    return FileForm(params.format, params.quality or QUALITY, params.lossless)
+
+
 class EncodePicture(NamedTuple):
     """Make a picture file, beside the loop; answered by `PictureEncoded` or `EncodingFailed`."""
 
@@ -63,6 +79,8 @@ class EncodePicture(NamedTuple):
     picture: Any
     #: What is written into the file about its making; None writes nothing.
     facts: PictureFacts | None
+    #: What file it becomes.
+    form: FileForm = FileForm()
 
 
 class DropPicture(NamedTuple):

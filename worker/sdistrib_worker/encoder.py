@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sdistrib.errors import EngineError, ErrorInfo
 from sdistrib_worker.effects import EncodePicture
 from sdistrib_worker.events import EncodingFailed, PictureEncoded
-from sdistrib_worker.pictures import encode_png
+from sdistrib_worker.pictures import encode
 from sdistrib_worker.supervisor import Picture
 
 _LOG = logging.getLogger("sdistrib.worker")
@@ -49,7 +49,8 @@ def _encode(order: EncodePicture) -> PictureEncoded | EncodingFailed:
     drawn = picture.drawn
     try:
         pixels = picture.pixels()
-        data = encode_png(pixels, drawn.width, drawn.height, drawn.channels, order.facts)
+        sizes = drawn.width, drawn.height, drawn.channels
+        data, notes = encode(pixels, *sizes, order.facts, order.form)
     except EngineError as error:
         return EncodingFailed(order.attempt, error.info)
     except Exception as error:  # noqa: BLE001 - the attempt needs an answer, and the next its turn
@@ -59,4 +60,4 @@ def _encode(order: EncodePicture) -> PictureEncoded | EncodingFailed:
     finally:
         picture.close()
     digest = hashlib.sha256(data).hexdigest()
-    return PictureEncoded(order.attempt, data, digest, time.perf_counter() - began_at)
+    return PictureEncoded(order.attempt, data, digest, time.perf_counter() - began_at, notes)

@@ -81,6 +81,8 @@ class PictureEncoded(NamedTuple):
     digest: str
     #: Seconds that encoding took.
     encode_s: float
+    #: What the file had no room for, as sentences.
+    notes: tuple[str, ...] = ()
 
 
 class EncodingFailed(NamedTuple):

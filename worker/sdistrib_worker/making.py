@@ -20,7 +20,7 @@ from sdistrib.protocol.engine import At, Began, Declined, Drawn, EngineFrame, Re
 from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_worker import events
 from sdistrib_worker.drawing import STEP_S, Drawing, Job, Running
-from sdistrib_worker.effects import DropPicture, EncodePicture, Stop, WatchDevice
+from sdistrib_worker.effects import DropPicture, EncodePicture, Stop, WatchDevice, form_of
 from sdistrib_worker.results import Results, fit, fit_notes, seconds
 from sdistrib_worker.session import Session, Settings, Turn
 from sdistrib_worker.shelf import Plan, Shelf, make_plan, missing
@@ -261,8 +261,9 @@ class Making:
         self._encoding[attempt] = made
         # The engine first: encoding overlaps its next image.
         self.start_next()
-        facts = self._facts(made) if made.job.params.metadata else None
-        self._turn.effects.append(EncodePicture(attempt, picture, facts))
+        params = made.job.params
+        facts = self._facts(made) if params.metadata else None
+        self._turn.effects.append(EncodePicture(attempt, picture, facts, form_of(params)))
 
     def _on_encoded(self, event: events.PictureEncoded) -> None:
         made = self._encoding.pop(event.attempt)
@@ -275,7 +276,7 @@ class Making:
             seed=made.job.seed,
             digest=event.digest,
             size_bytes=len(event.data),
-            format="png",
+            format=made.job.params.format,
             width=drawn.width,
             height=drawn.height,
             worker=self._settings.name,
@@ -285,7 +286,7 @@ class Making:
             draw_s=seconds(drawn.draw_s),
             encode_s=seconds(event.encode_s),
             sampling_s=min(seconds(drawn.sampling_s), seconds(drawn.draw_s)),
-            notes=fit_notes((*made.job.notes, *drawn.notes)),
+            notes=fit_notes((*made.job.notes, *drawn.notes, *event.notes)),
         )
         self._results.keep(result, event.data)
 
@@ -324,8 +325,6 @@ class Making:
 
     def _facts(self, made: _Encoding) -> PictureFacts:
         return PictureFacts(
-            id=made.job.attempt.id,
-            index=made.job.attempt.index,
             seed=made.job.seed,
             params=made.job.params,
             files=self.shelf.used(made.plan),

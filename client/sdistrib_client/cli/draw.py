@@ -21,16 +21,19 @@ from sdistrib.errors import (
     SdistribError,
 )
 from sdistrib.petitions import Petition
+from sdistrib_client.cli.again import Again
 from sdistrib_client.cli.display import Display, Lines, Quiet
 from sdistrib_client.cli.dry_run import dry_run
 from sdistrib_client.cli.events_json import JsonLines
 from sdistrib_client.cli.flags import params_of, urgency_of
+from sdistrib_client.cli.formats import format_wish, outputs_of
 from sdistrib_client.cli.prompts import prompts_of
 from sdistrib_client.cli.report import status_of, status_of_error
 from sdistrib_client.composing import compose
 from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError, Unreachable
 from sdistrib_client.images import Outputs
+from sdistrib_client.pictures import Picture
 from sdistrib_client.sync import Client, Drawing
 
 #: What the extra `client` brings; drawing wants both, on a terminal or not, so that the same
@@ -45,16 +48,27 @@ def run(host: str, values: Mapping[str, Any]) -> int:
         click.UsageError: the flags do not fit together, or the output cannot be written.
         SdistribError: the parameters are wrong, or an extra is missing.
     """
-    petition = _petition(values)
-    if values["dry_run"]:
-        return connected(host, values, lambda client, display: dry_run(client, petition, display))
+    again = Again.of(values) if values["from_picture"] is not None else None
+    petition = again.petition if again is not None else _petition(values)
+    outputs = None
     if values["detach"]:
         forbid_output()
-        return connected(host, values, lambda client, display: _detach(client, petition, display))
-    outputs = outputs_of(values, petition.images)
-    return connected(
-        host, values, lambda client, display: _draw(client, petition, outputs, display)
-    )
+    elif not values["dry_run"]:
+        output = again.output if again is not None else None
+        outputs = outputs_of(values, petition.images, petition.params.format, output)
+        if again is not None:
+            again.spare(outputs)
+
+    def work(client: Client, display: Display) -> int:
+        wanted = again.matched(client, display) if again is not None else petition
+        if values["dry_run"]:
+            return dry_run(client, wanted, display)
+        if outputs is None:
+            return _detach(client, wanted, display)
+        compare = again.compare if again is not None else None
+        return _draw(client, wanted, outputs, display, compare)
+
+    return connected(host, values, work)
 
 
 def connected(host: str, values: Mapping[str, Any], work: Callable[[Client, Display], int]) -> int:
@@ -116,28 +130,12 @@ def forbid_output() -> None:
 
 def _petition(values: Mapping[str, Any]) -> Petition:
     return compose(
-        params_of(values) | prompts_of(values),
+        {**params_of(values), **prompts_of(values), **format_wish(values)},
         images=values["batch_count"],
         seed=values["seed"],
         timeout_s=values["timeout"],
         **urgency_of(values),
     )
-
-
-def outputs_of(values: Mapping[str, Any], images: int) -> Outputs:
-    """Where the pictures go.
-
-    Raises:
-        click.UsageError: they cannot go there.
-    """
-    if values["output"] == "-" and values["json"]:
-        raise click.UsageError("--json and -o - both write to standard output; choose one.")
-    try:
-        outputs = Outputs(values["output"], images, values["output_begin_idx"])
-        outputs.check()
-    except OutputError as error:
-        raise click.UsageError(str(error)) from None
-    return outputs
 
 
 def _display(values: Mapping[str, Any]) -> Display:
@@ -172,17 +170,29 @@ def keep(drawing: Drawing, display: Display) -> int:
     return status
 
 
-def _draw(client: Client, petition: Petition, outputs: Outputs, display: Display) -> int:
+#: Says more about a picture once it is written.
+OnPicture = Callable[[Picture, Display], None]
+
+
+def _draw(
+    client: Client,
+    petition: Petition,
+    outputs: Outputs,
+    display: Display,
+    on_picture: OnPicture | None,
+) -> int:
     drawing = client.draw(petition, on_accepted=display.accepted, on_progress=display.progress)
-    return receive(drawing, outputs, display)
+    return receive(drawing, outputs, display, on_picture)
 
 
-def receive(drawing: Drawing, outputs: Outputs, display: Display) -> int:
+def receive(
+    drawing: Drawing, outputs: Outputs, display: Display, on_picture: OnPicture | None = None
+) -> int:
     """Write the pictures as they come; Ctrl-C cancels. Returns the exit status."""
     display.submitted(drawing.id, drawing.petition)
     with Interrupts(drawing.cancel) as interrupts:
         try:
-            write_all(drawing, outputs, display)
+            write_all(drawing, outputs, display, on_picture)
         except OutputError as error:
             drawing.close()
             display.failed(error, EXIT_FAILED)
@@ -202,7 +212,9 @@ def _end(drawing: Drawing, display: Display, interrupted: int) -> int:
     return status
 
 
-def write_all(drawing: Drawing, outputs: Outputs, display: Display) -> int:
+def write_all(
+    drawing: Drawing, outputs: Outputs, display: Display, on_picture: OnPicture | None = None
+) -> int:
     """Write the pictures as they come; how many.
 
     Raises:
@@ -212,7 +224,7 @@ def write_all(drawing: Drawing, outputs: Outputs, display: Display) -> int:
     written = 0
     for picture in drawing:
         try:
-            path = outputs.write(picture.index, picture.data)
+            path = outputs.write(picture.index, picture.data, picture.format)
         except OutputError as error:
             raise OutputError(
                 f"{error} Picture {picture.index} stays with the manager and the rest of what was"
@@ -221,6 +233,8 @@ def write_all(drawing: Drawing, outputs: Outputs, display: Display) -> int:
                 " picture again."
             ) from error
         display.picture(picture, path)
+        if on_picture is not None:
+            on_picture(picture, display)
         written += 1
     return written
 

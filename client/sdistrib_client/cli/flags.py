@@ -120,6 +120,7 @@ def other_flags() -> Iterator[Flag]:
     )
     yield timeout_flag()
     yield from urgency_flags()
+    yield from_flag()
     yield detach_flag()
     yield dry_run_flag()
     yield Flag(
@@ -182,6 +183,19 @@ def urgency_of(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def from_flag() -> Flag:
+    """Draw a picture again."""
+    return Flag(
+        ["--from", "from_picture"],
+        PETITION,
+        metavar="PICTURE",
+        allow_from_autoenv=False,
+        help="Draw this PNG, JPEG or WebP file again, as it says it was made, with the flags that"
+        " are typed instead of its own; it becomes PICTURE_again, unless -o says otherwise. Files"
+        " of A1111 and others that write as it does serve as far as their text goes.",
+    )
+
+
 def detach_flag() -> Flag:
     """Leave once the petition is kept."""
     return Flag(
@@ -212,7 +226,8 @@ def output_flags() -> Iterator[Flag]:
         default="output.png",
         metavar="FILE",
         help="Where the picture goes: several become FILE_0.png, FILE_1.png …, or are numbered"
-        " by a %03d in FILE; - is standard output, for one picture. [output.png]",
+        " by a %03d in FILE; - is standard output, for one picture. .png, .jpg, .jpeg and .webp say"
+        " the format; other names get the format's extension. [output.png]",
     )
     begin = Number(int, [Meta(ge=0), Meta(le=2**31)])
     yield Flag(

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from sdistrib.errors import EXIT_FAILED, EXIT_OK, SdistribError
 from sdistrib.params import PARAMETERS
 from sdistrib.petitions import PETITION_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib_client.cli.display import Display
-from sdistrib_client.cli.draw import connected, forbid_output, keep, outputs_of, receive, write_all
+from sdistrib_client.cli.draw import connected, forbid_output, keep, receive, write_all
 from sdistrib_client.cli.flags import params_of, urgency_of, variable
+from sdistrib_client.cli.formats import format_wish, is_typed, outputs_of
 from sdistrib_client.cli.lists import dial
 from sdistrib_client.cli.prompts import prompts_of
 from sdistrib_client.cli.report import status_of
@@ -29,8 +29,8 @@ def attach(host: str, values: Values) -> int:
     """Write the pictures that nobody has had, and those to come."""
 
     def work(client: Client, display: Display) -> int:
-        row = client.find(values["petition_id"])
-        outputs = outputs_of(values, row.images)
+        row, petition = client.look(values["petition_id"])
+        outputs = outputs_of(values, row.images, petition.params.format)
         drawing = client.attach(row.id, on_accepted=display.accepted, on_progress=display.progress)
         if row.state in PETITION_ENDS and row.done:
             display.notice(
@@ -46,8 +46,8 @@ def fetch(host: str, values: Values) -> int:
     """Write the pictures that are there. Nothing is cancelled, whatever happens."""
 
     def work(client: Client, display: Display) -> int:
-        row = client.find(values["petition_id"])
-        outputs = outputs_of(values, row.images)
+        row, petition = client.look(values["petition_id"])
+        outputs = outputs_of(values, row.images, petition.params.format)
         drawing = client.fetch(row.id, on_accepted=display.accepted)
         display.submitted(drawing.id, drawing.petition)
         try:
@@ -73,8 +73,11 @@ def retry(host: str, values: Values) -> int:
         forbid_output()
 
     def work(client: Client, display: Display) -> int:
-        row = client.find(values["petition_id"])
-        outputs = None if values["detach"] else outputs_of(values, row.images)
+        row, petition = client.look(values["petition_id"])
+        outputs = None
+        if not values["detach"]:
+            format_ = changes.get("format", petition.params.format)
+            outputs = outputs_of(values, row.images, format_)
         drawing = client.retry(
             row.id,
             detach=values["detach"],
@@ -90,17 +93,14 @@ def retry(host: str, values: Values) -> int:
 
 def _typed(values: Values) -> tuple[dict[str, Any], float | None]:
     """Parameters and time limit from flags; a variable set for drawing changes no old petition."""
-    source = click.get_current_context().get_parameter_source
-
-    def is_typed(name: str) -> bool:
-        return source(name) is ParameterSource.COMMANDLINE
-
     given = params_of(values)
     changes = {row.name: given[row.name] for row in PARAMETERS if is_typed(variable(row))}
     changes |= prompts_of(values, typed_only=True)
     flags = {"priority": "priority", "hedge": "no_hedge", "exact": "exact", "on_oom": "on_oom"}
     urgency = urgency_of(values)
     changes |= {name: urgency[name] for name, flag in flags.items() if is_typed(flag)}
+    if is_typed("output"):
+        changes |= format_wish(values)
     return changes, values["timeout"] if is_typed("timeout") else None
 
 

@@ -114,7 +114,7 @@ class Result(Message, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0)]
     digest: Digest
     size_bytes: Size
-    #: Media format of the bytes: "png".
+    #: Media format of the bytes: "png", "jpeg" or "webp", as the petition's `format` asks for.
     format: Name
     width: Count
     height: Count
