@@ -6,7 +6,7 @@ import platform
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,10 @@ from sdistrib.protocol.messages import Declared
 from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_context
 from sdistrib.version import VERSION
 from sdistrib_worker.allowed import is_model, parse_pixels
+from sdistrib_worker.devices import list_devices, listing_command
 from sdistrib_worker.digests import DigestCache, default_cache_file
-from sdistrib_worker.engine.device import device_environment
+from sdistrib_worker.engine.device import device_environment, pick, spelled, table_line
+from sdistrib_worker.guarding import guard
 from sdistrib_worker.hours import Hours, parse_hours
 from sdistrib_worker.inventory import Librarian, check_root, empty_warning
 from sdistrib_worker.loop import Loop
@@ -31,6 +33,18 @@ _LOG = logging.getLogger("sdistrib.worker")
 
 #: Makes the engine child's command for a device.
 EngineCommand = Callable[[str], tuple[str, ...]]
+#: Starts a worker, its own arguments left out; `-P` as in `engine_command`.
+_WORKER = (sys.executable, "-P", "-m", "sdistrib_worker")
+
+
+class Programs(NamedTuple):
+    """What a worker starts."""
+
+    engine: EngineCommand = engine_command
+    #: Lists the devices.
+    listing: tuple[str, ...] = listing_command()
+    #: Is this program, for several devices.
+    worker: tuple[str, ...] = _WORKER
 
 
 class Options(NamedTuple):
@@ -59,6 +73,19 @@ class Options(NamedTuple):
     yield_when_busy: bool = False
 
 
+def _show_devices(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    try:
+        found = list_devices((ctx.obj or Programs()).listing)
+    except ConfigError as error:
+        click.echo(f"sdistrib-worker: {error}", err=True)
+        ctx.exit(EXIT_USAGE)
+    for device in found:
+        click.echo(table_line(device))
+    ctx.exit()
+
+
 @click.command(
     context_settings={
         "auto_envvar_prefix": "SDISTRIB_WORKER",
@@ -73,8 +100,23 @@ class Options(NamedTuple):
     default="auto",
     show_default=True,
     metavar="DEVICE",
-    help="Device to draw on: auto, cpu, metal, or cuda, hip, vulkan, sycl with a number (cuda0)."
-    " One that is not there is a refusal to start.",
+    help="Device to draw on: auto, cpu, metal, or cuda, hip, vulkan, sycl with a number (cuda0),"
+    " as --list-devices shows them. One that is not there is a refusal to start.",
+)
+@click.option(
+    "--devices",
+    metavar="all|DEVICE,…",
+    help="Several devices of this box, each a worker of its own with its own engine, called"
+    " NAME-cuda0, NAME-cuda1, … One that dies is started again.",
+)
+@click.option(
+    "--list-devices",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_show_devices,
+    help="List the devices that the engine sees, with their memory, and exit.",
 )
 @click.option(
     "--threads",
@@ -140,12 +182,13 @@ class Options(NamedTuple):
 @click.version_option(VERSION, prog_name="sdistrib-worker")
 @click.pass_obj
 def command(  # noqa: PLR0913 - click hands over one argument for each option
-    engine: EngineCommand | None,
+    programs: Programs | None,
     *,
     host: str,
     models_dir: Path,
     name: str | None,
     device: str,
+    devices: str | None,
     threads: int,
     patience: float,
     max_pixels: str | None,
@@ -164,14 +207,16 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     SIGTERM or Ctrl-C finishes the current image first; a second one leaves at once.
     """
     log.setup(logging.DEBUG if verbose else logging.INFO, json=log_json)
+    programs = programs or Programs()
     try:
         address = parse_address(host, WORKER_PORT)
         check_host(address, insecure_lan=insecure_lan)
+        chosen = chosen_devices(device, devices, programs.listing)
         options = Options(
             address,
             models_dir.absolute(),
             check_name(name),
-            device,
+            chosen[0],
             threads,
             patience,
             declared=Declared(
@@ -182,7 +227,11 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
             unload_after_min=unload_after,
             yield_when_busy=yield_when_busy,
         )
-        status = run(options, engine or engine_command)
+        status = (
+            run(options, programs.engine)
+            if len(chosen) == 1
+            else run_all(chosen, options, programs.worker)
+        )
     except ConfigError as error:
         click.echo(f"sdistrib-worker: {error}", err=True)
         status = EXIT_USAGE
@@ -202,6 +251,21 @@ def check_host(address: Address, *, insecure_lan: bool) -> None:
         )
 
 
+def chosen_devices(device: str, devices: str | None, listing: Sequence[str]) -> tuple[str, ...]:
+    """The devices to be drawn on, of both options.
+
+    Raises:
+        ConfigError: one of `--devices` is not there, or both options are given.
+    """
+    if not devices:  # empty, too: so the guardian takes it back for the workers that it starts
+        return (spelled(device),)
+    if device != "auto":
+        raise ConfigError("Give --device or --devices, not both.")
+    chosen = pick(devices, list_devices(listing))
+    # Without a GPU the engine takes the CPU by itself, and says so where one is wasted.
+    return ("auto",) if chosen == ("cpu",) and spelled(devices) == "all" else chosen
+
+
 def check_name(name: str | None) -> str:
     """The worker's stable name, by default that of this host.
 
@@ -214,6 +278,28 @@ def check_name(name: str | None) -> str:
             f"--name {wanted[:40]!r}: a name has 1 to {limits.NAME_CHARS_MAX} printable characters."
         )
     return wanted
+
+
+def run_all(devices: Sequence[str], options: Options, worker: Sequence[str]) -> int:
+    """Keep a worker for each device, until SIGTERM or SIGINT; gives the worst exit status.
+
+    Must be called from the main thread.
+
+    Raises:
+        ConfigError: the models folder is not to be had, or the name leaves no room for the device.
+    """
+    check_root(options.models_dir)
+    names = {device: check_name(f"{options.name}-{device}") for device in devices}
+    _LOG.info("One worker each for %s.", ", ".join(devices))
+
+    def command_of(device: str) -> tuple[str, ...]:
+        given = sys.argv[1:]
+        end = given.index("--") if "--" in given else len(given)
+        # The last of two counts.
+        own = ("--devices", "", "--device", device, "--name", names[device])
+        return (*worker, *given[:end], *own, *given[end:])
+
+    return guard(devices, command_of)
 
 
 def run(options: Options, engine: EngineCommand = engine_command) -> int:
