@@ -18,6 +18,7 @@ from sdistrib.protocol.messages import Declared
 from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_context
 from sdistrib.version import VERSION
 from sdistrib_worker.allowed import is_model, parse_pixels
+from sdistrib_worker.autosave import Autosaver
 from sdistrib_worker.devices import list_devices, listing_command
 from sdistrib_worker.digests import DigestCache, default_cache_file
 from sdistrib_worker.engine.device import device_environment, pick, spelled, table_line
@@ -26,6 +27,7 @@ from sdistrib_worker.hours import Hours, parse_hours
 from sdistrib_worker.inventory import Librarian, check_root, empty_warning
 from sdistrib_worker.loop import Loop
 from sdistrib_worker.machine import Worker
+from sdistrib_worker.naming import DEFAULT_TEMPLATE, FIELDS
 from sdistrib_worker.session import Settings
 from sdistrib_worker.supervisor import engine_command
 
@@ -71,6 +73,9 @@ class Options(NamedTuple):
     unload_after_min: float = 0.0
     #: No grants while another process uses the device.
     yield_when_busy: bool = False
+    #: Where copies of pictures are kept, and how they are called; None keeps none.
+    autosave: Path | None = None
+    autosave_name: str = DEFAULT_TEMPLATE
 
 
 def _show_devices(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -172,6 +177,21 @@ def _show_devices(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     help="Give the device's memory back after so long without work.  [default: never]",
 )
 @click.option(
+    "--autosave",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep a copy of every finished picture here, on this machine. `purge` does not reach these"
+    " copies.",
+)
+@click.option(
+    "--autosave-name",
+    default=DEFAULT_TEMPLATE,
+    show_default=True,
+    metavar="TEMPLATE",
+    help="How the copies are called below that folder: / makes folders, and the fields are"
+    f" {', '.join(FIELDS)}. A name that is taken gets -1, -2, …",
+)
+@click.option(
     "--insecure-lan",
     is_flag=True,
     help="Dial a manager on another machine without keys or encryption: prompts and pictures can"
@@ -197,6 +217,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     hours: tuple[str, ...],
     yield_when_busy: bool,
     unload_after: float,
+    autosave: Path | None,
+    autosave_name: str,
     insecure_lan: bool,
     verbose: bool,
     log_json: bool,
@@ -226,6 +248,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
             hours=parse_hours(hours) if hours else None,
             unload_after_min=unload_after,
             yield_when_busy=yield_when_busy,
+            autosave=autosave,
+            autosave_name=autosave_name,
         )
         status = (
             run(options, programs.engine)
@@ -322,7 +346,9 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
         declared=options.declared,
         unload_after_s=60.0 * options.unload_after_min,
         yield_when_busy=options.yield_when_busy,
+        autosave=options.autosave is not None,
     )
+    autosaver = Autosaver(options.autosave, options.autosave_name) if options.autosave else None
     with zmq_context() as context:
         # The loop exists before the librarian's thread, and its `publish` with it.
         cache = DigestCache(default_cache_file())
@@ -333,7 +359,8 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
             _LOG.warning("No model in %s is allowed by --models.", options.models_dir)
         worker = Worker(settings, librarian.first_files)
         dealer = Dealer(context, options.address)
-        loop = Loop(worker, dealer, engine(options.device), environment, options.hours)
+        command_of_engine = engine(options.device)
+        loop = Loop(worker, dealer, command_of_engine, environment, options.hours, autosaver)
         loop.stop_on(signal.SIGTERM, signal.SIGINT)
         librarian.begin(loop.publish)
         try:

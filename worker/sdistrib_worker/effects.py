@@ -7,6 +7,7 @@ from sdistrib.infotext import PictureFacts
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.engine import Draw
 from sdistrib.protocol.messages import Attempt, EngineFacts, Message
+from sdistrib_worker.naming import SavedFacts
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -65,6 +66,15 @@ class EncodePicture(NamedTuple):
     facts: PictureFacts | None
 
 
+class SavePicture(NamedTuple):
+    """Keep a copy of a picture that was handed over, if that can be done."""
+
+    #: What its name is made of.
+    facts: SavedFacts
+    #: The file's bytes.
+    data: bytes
+
+
 class DropPicture(NamedTuple):
     """Nobody wants these pixels."""
 
@@ -98,6 +108,7 @@ Effect = (
     | KillEngine
     | WatchDevice
     | EncodePicture
+    | SavePicture
     | DropPicture
     | Log
     | Stop

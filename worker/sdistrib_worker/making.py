@@ -20,7 +20,8 @@ from sdistrib.protocol.engine import At, Began, Declined, Drawn, EngineFrame, Re
 from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_worker import events
 from sdistrib_worker.drawing import STEP_S, Drawing, Job
-from sdistrib_worker.effects import DropPicture, EncodePicture, Stop, WatchDevice
+from sdistrib_worker.effects import DropPicture, EncodePicture, SavePicture, Stop, WatchDevice
+from sdistrib_worker.naming import SavedFacts
 from sdistrib_worker.results import Results, fit, fit_notes, seconds
 from sdistrib_worker.session import Session, Settings, Turn
 from sdistrib_worker.shelf import Plan, Shelf, make_plan, missing
@@ -275,6 +276,8 @@ class Making:
             notes=fit_notes(drawn.notes),
         )
         self._results.keep(result, event.data)
+        if self._settings.autosave:
+            self._turn.effects.append(SavePicture(_saved(made, result), event.data))
 
     def _on_died(self, event: events.EngineDied) -> None:
         cancelled = event.ours and event.info.code == "cancelled"
@@ -323,6 +326,22 @@ class Making:
             context=made.plan.context,
             version=self._settings.version,
         )
+
+
+def _saved(made: _Encoding, result: wire.Result) -> SavedFacts:
+    return SavedFacts(
+        id=result.attempt.id,
+        index=result.attempt.index,
+        seed=result.seed,
+        model=made.plan.model,
+        width=result.width,
+        height=result.height,
+        steps=made.job.params.steps,
+        sampler=made.drawn.sampling_method,
+        scheduler=made.drawn.scheduler,
+        worker=result.worker,
+        format=result.format,
+    )
 
 
 def _name(attempt: Attempt) -> str:

@@ -52,6 +52,8 @@ class Settings:
     unload_after_s: float = 0.0
     #: No grants while another process uses the device.
     yield_when_busy: bool = False
+    #: A copy of each picture that is handed over is kept here.
+    autosave: bool = False
 
 
 @dataclass(slots=True)
