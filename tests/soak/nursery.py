@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sdistrib_worker.cli import Programs, command
+from sdistrib_worker.cli import command
+from sdistrib_worker.flags import Programs
 from tests.support.scripted_worker import scripted_command
 
 

@@ -6,7 +6,8 @@ is another one.
 
 import sys
 
-from sdistrib_worker.cli import Programs, command
+from sdistrib_worker.cli import command
+from sdistrib_worker.flags import Programs
 from sdistrib_worker.supervisor import FD
 
 #: The devices that there are made to be; see `fake_listing`.

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from sdistrib.errors import EXIT_USAGE, ConfigError
-from sdistrib_worker.cli import Programs, chosen_devices, command
+from sdistrib_worker.cli import command
 from sdistrib_worker.devices import list_devices
 from sdistrib_worker.engine.device import (
     Device,
@@ -19,6 +19,7 @@ from sdistrib_worker.engine.device import (
     table_line,
     vulkan_numbers,
 )
+from sdistrib_worker.flags import Programs, chosen_devices
 from tests.support.scripted_worker import LISTING
 
 CPU = Device("CPU", "Some CPU", "cpu", 1, 2)

@@ -6,11 +6,13 @@ import platform
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import click
+import msgspec
 
 from sdistrib import limits, log
 from sdistrib.errors import EXIT_USAGE, ConfigError
@@ -19,9 +21,16 @@ from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_
 from sdistrib.version import VERSION
 from sdistrib_worker.allowed import is_model, parse_pixels
 from sdistrib_worker.autosave import Autosaver
-from sdistrib_worker.devices import list_devices, listing_command
+from sdistrib_worker.choices import Choices, told
 from sdistrib_worker.digests import DigestCache, default_cache_file
-from sdistrib_worker.engine.device import device_environment, pick, spelled, table_line
+from sdistrib_worker.engine.device import device_environment
+from sdistrib_worker.flags import (
+    EngineCommand,
+    Programs,
+    choice_options,
+    chosen_devices,
+    show_devices,
+)
 from sdistrib_worker.guarding import guard
 from sdistrib_worker.hours import Hours, parse_hours
 from sdistrib_worker.inventory import Librarian, check_root, empty_warning
@@ -32,21 +41,6 @@ from sdistrib_worker.session import Settings
 from sdistrib_worker.supervisor import engine_command
 
 _LOG = logging.getLogger("sdistrib.worker")
-
-#: Makes the engine child's command for a device.
-EngineCommand = Callable[[str], tuple[str, ...]]
-#: Starts a worker, its own arguments left out; `-P` as in `engine_command`.
-_WORKER = (sys.executable, "-P", "-m", "sdistrib_worker")
-
-
-class Programs(NamedTuple):
-    """What a worker starts."""
-
-    engine: EngineCommand = engine_command
-    #: Lists the devices.
-    listing: tuple[str, ...] = listing_command()
-    #: Is this program, for several devices.
-    worker: tuple[str, ...] = _WORKER
 
 
 class Options(NamedTuple):
@@ -59,8 +53,10 @@ class Options(NamedTuple):
     name: str
     #: "auto", "cpu", "cuda0", …
     device: str = "auto"
-    #: CPU threads for the engine; 0 leaves it to the engine.
+    #: CPU threads for the engine; 0 leaves it to the petition, and then to the engine.
     threads: int = 0
+    #: What else the owner decides whatever petitions wish.
+    choices: Choices = MappingProxyType({})
     #: Factor on the engine's time limits.
     patience: float = 1.0
     #: What the owner allows.
@@ -76,19 +72,6 @@ class Options(NamedTuple):
     #: Where copies of pictures are kept, and how they are called; None keeps none.
     autosave: Path | None = None
     autosave_name: str = DEFAULT_TEMPLATE
-
-
-def _show_devices(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    if not wanted or ctx.resilient_parsing:
-        return
-    try:
-        found = list_devices((ctx.obj or Programs()).listing)
-    except ConfigError as error:
-        click.echo(f"sdistrib-worker: {error}", err=True)
-        ctx.exit(EXIT_USAGE)
-    for device in found:
-        click.echo(table_line(device))
-    ctx.exit()
 
 
 @click.command(
@@ -120,15 +103,17 @@ def _show_devices(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     is_eager=True,
     expose_value=False,
     allow_from_autoenv=False,
-    callback=_show_devices,
+    callback=show_devices,
     help="List the devices that the engine sees, with their memory, and exit.",
 )
 @click.option(
     "--threads",
     default=0,
     type=click.IntRange(0, 1024),
-    help="CPU threads of the engine, where a petition does not say.  [default: the engine's own]",
+    help="CPU threads of the engine, whatever petitions wish.  [default: as they wish, else the"
+    " engine's own]",
 )
+@choice_options
 @click.option(
     "--patience",
     default=1.0,
@@ -203,6 +188,7 @@ def _show_devices(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 @click.pass_obj
 def command(  # noqa: PLR0913 - click hands over one argument for each option
     programs: Programs | None,
+    /,
     *,
     host: str,
     models_dir: Path,
@@ -222,6 +208,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     insecure_lan: bool,
     verbose: bool,
     log_json: bool,
+    **choices: bool | float | None,
 ) -> None:
     """Draw images of MODELS_DIR's models for the manager at HOST (host or host:port).
 
@@ -240,7 +227,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
             check_name(name),
             chosen[0],
             threads,
-            patience,
+            patience=patience,
+            choices={name: value for name, value in choices.items() if value is not None},
             declared=Declared(
                 max_pixels=parse_pixels(max_pixels) if max_pixels else 0, max_batch=max_batch
             ),
@@ -273,21 +261,6 @@ def check_host(address: Address, *, insecure_lan: bool) -> None:
             f"{address} is another machine, and everything would travel there unencrypted."
             " Add --insecure-lan if that is what you want."
         )
-
-
-def chosen_devices(device: str, devices: str | None, listing: Sequence[str]) -> tuple[str, ...]:
-    """The devices to be drawn on, of both options.
-
-    Raises:
-        ConfigError: one of `--devices` is not there, or both options are given.
-    """
-    if not devices:  # empty, too: so the guardian takes it back for the workers that it starts
-        return (spelled(device),)
-    if device != "auto":
-        raise ConfigError("Give --device or --devices, not both.")
-    chosen = pick(devices, list_devices(listing))
-    # Without a GPU the engine takes the CPU by itself, and says so where one is wasted.
-    return ("auto",) if chosen == ("cpu",) and spelled(devices) == "all" else chosen
 
 
 def check_name(name: str | None) -> str:
@@ -336,6 +309,7 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
     """
     check_root(options.models_dir)
     environment = device_environment(options.device, os.environ)
+    decided = {**options.choices, **({"threads": options.threads} if options.threads else {})}
     settings = Settings(
         name=options.name,
         instance=secrets.token_hex(8),
@@ -343,7 +317,8 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
         version=VERSION,
         threads=options.threads,
         patience=options.patience,
-        declared=options.declared,
+        choices=options.choices,
+        declared=msgspec.structs.replace(options.declared, placement=told(decided)),
         unload_after_s=60.0 * options.unload_after_min,
         yield_when_busy=options.yield_when_busy,
         autosave=options.autosave is not None,

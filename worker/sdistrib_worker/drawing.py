@@ -30,6 +30,10 @@ class Job:
     params: Params
     #: The image's own seed.
     seed: int
+    #: As the petition has them, where the owner of this worker overrules some.
+    asked: Params | None = None
+    #: What the user should know of that.
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from sdistrib.protocol.codec import Buffer, decode_petition, encode_inventory
 from sdistrib.protocol.messages import Attempt, EngineState, Message, Standing
 from sdistrib_worker import events
 from sdistrib_worker.allowed import too_large
+from sdistrib_worker.choices import overruled
 from sdistrib_worker.drawing import Job
 from sdistrib_worker.effects import Effect, Stop
 from sdistrib_worker.making import Making
@@ -32,6 +33,9 @@ class Worker:
 
     def __init__(self, settings: Settings, files: tuple[StoredFile, ...] = ()) -> None:
         self._settings = settings
+        self._choices = dict(settings.choices)
+        if settings.threads:
+            self._choices["threads"] = settings.threads
         self._turn = Turn()
         self._session = Session(settings, self._turn)
         self._results = Results(self._session, self._turn)
@@ -168,8 +172,10 @@ class Worker:
             for attempt in new:
                 self._making.fail(attempt, error.info)
             return
+        params, notes = overruled(petition.params, self._choices)
         for attempt in new:
-            job = Job(attempt, petition.params, petition.seed + attempt.index)
+            seed = petition.seed + attempt.index
+            job = Job(attempt, params, seed, petition.params, notes)
             fault = too_large(petition.params, self._settings.declared)
             if fault is not None:
                 self._making.fail(attempt, fault)

@@ -19,6 +19,7 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.engine import At, Began, Declined, Drawn, EngineFrame, Ready
 from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_worker import events
+from sdistrib_worker.choices import marked
 from sdistrib_worker.drawing import STEP_S, Drawing, Job
 from sdistrib_worker.effects import DropPicture, EncodePicture, SavePicture, Stop, WatchDevice
 from sdistrib_worker.naming import SavedFacts
@@ -182,6 +183,7 @@ class Making:
     def _on_frame(self, frame: EngineFrame) -> None:
         match frame:
             case Ready(facts=facts, cancels=cancels):
+                facts = marked(facts, self._settings.choices)
                 if self.drawing.became_ready(facts, cancels):
                     self._introduce(facts)
                     if self._settings.yield_when_busy:
@@ -273,7 +275,7 @@ class Making:
             draw_s=seconds(drawn.draw_s),
             encode_s=seconds(event.encode_s),
             sampling_s=min(seconds(drawn.sampling_s), seconds(drawn.draw_s)),
-            notes=fit_notes(drawn.notes),
+            notes=fit_notes((*made.job.notes, *drawn.notes)),
         )
         self._results.keep(result, event.data)
         if self._settings.autosave:
@@ -317,7 +319,7 @@ class Making:
             id=made.job.attempt.id,
             index=made.job.attempt.index,
             seed=made.job.seed,
-            params=made.job.params,
+            params=made.job.asked or made.job.params,
             files=self.shelf.used(made.plan),
             sampling_method=made.drawn.sampling_method,
             scheduler=made.drawn.scheduler,
