@@ -73,12 +73,13 @@ def _scripted(stamps: Stamps) -> None:
 
 def _worker(kind: str, path: str) -> None:
     from sdistrib_worker.cli import command  # noqa: PLC0415 - the child does without
+    from sdistrib_worker.flags import Programs  # noqa: PLC0415
 
     def engine(device: str) -> tuple[str, ...]:
         module = (sys.executable, "-m", "bench.stamped", "engine", kind, path)
         return (*module, FD, "--device", device)
 
-    command(obj=engine)
+    command(obj=Programs(engine=engine))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ walking its own folder, and only what stands there can be opened.
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated
 
 import msgspec
@@ -165,6 +166,14 @@ def closest_names(wanted: str, names: Iterable[str], count: int = 3) -> list[str
     plain = _stem(_HASH_SUFFIX.sub("", wanted).replace("\\", "/").lower())
     near = difflib.get_close_matches(plain, folded, n=count, cutoff=0.3)
     return [folded[key] for key in near]
+
+
+def name_fits(pattern: str, name: str) -> bool:
+    """A file's name contains the pattern in any case, or fits it as a whole with `*` and `?`."""
+    wanted, folded = pattern.lower(), name.lower()
+    if "*" in wanted or "?" in wanted:
+        return fnmatchcase(folded, wanted.replace("[", "[[]"))
+    return wanted in folded
 
 
 def resolve_all(catalogue: Catalogue, wanted: Iterable[Wanted]) -> Mapping[Wanted, ModelFile]:

@@ -26,6 +26,7 @@ from sdistrib_client.finding import (
     answer_of,
     answers_of,
     count_of,
+    fitting,
     found_in,
     id_start,
     is_whole,
@@ -155,10 +156,9 @@ class AsyncClient:
         start = id_start(petition_id)
         return only_row(await self.ask("queue", every=True, start=start), start)
 
-    async def models(self, kind: str | None = None) -> tuple[wire.FoundModel, ...]:
-        """The model files of the farm, of one kind or all."""
-        found = (await self.ask("models")).models
-        return tuple(model for model in found if kind is None or model.file.kind == kind)
+    async def models(self, kind: str | None = None, name: str = "") -> tuple[wire.FoundModel, ...]:
+        """The model files of the farm, of one kind or all, whose names fit `name`."""
+        return fitting((await self.ask("models", kind=kind or "", name=name)).models, kind, name)
 
     async def workers(self) -> tuple[wire.WorkerFacts, ...]:
         """The workers."""
@@ -173,10 +173,17 @@ class AsyncClient:
         return await self.ask("status")
 
     async def ask(
-        self, what: events.Question, *, every: bool = False, start: str = ""
+        self,
+        what: events.Question,
+        *,
+        every: bool = False,
+        start: str = "",
+        kind: str = "",
+        name: str = "",
     ) -> wire.Answer:
         """The manager's whole answer to a question."""
-        return answer_of(await self._reply(self._session.ask(what, every=every, start=start)))
+        asked = self._session.ask(what, every=every, start=start, kind=kind, name=name)
+        return answer_of(await self._reply(asked))
 
     async def _reply(self, number: int) -> Reply:
         self._wake.set()

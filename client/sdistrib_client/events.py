@@ -100,6 +100,9 @@ class QuestionAsked(msgspec.Struct, frozen=True):
     all: bool = False
     #: `queue`, `petition`: how the ids wanted begin.
     id: str = ""
+    #: `models`: only this kind, and only names that fit this.
+    kind: str = ""
+    name: str = ""
 
 
 class PurgeWished(msgspec.Struct, frozen=True):

@@ -1,12 +1,13 @@
 """Petitions of before: found by the beginning of their id, and edited for another try."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from sdistrib.errors import PetitionError
+from sdistrib.models import name_fits
 from sdistrib.petitions import PETITION_ENDS, Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import decode_petition
@@ -85,6 +86,17 @@ def retry_of(found: Found, changes: Mapping[str, Any], timeout_s: float | None) 
     limit = {} if timeout_s is None else {"timeout_s": timeout_s}
     edited = edit(found.petition, {**changes, **limit})
     return None if edited == found.petition else edited
+
+
+def fitting(
+    models: Iterable[wire.FoundModel], kind: str | None, name: str
+) -> tuple[wire.FoundModel, ...]:
+    """Those of a kind, None is any, whose names fit; a manager of before sends all."""
+    return tuple(
+        model
+        for model in models
+        if kind in (None, model.file.kind) and name_fits(name, model.file.name)
+    )
 
 
 def answer_of(reply: Reply) -> wire.Answer:

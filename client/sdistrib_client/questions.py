@@ -31,8 +31,8 @@ def asking_of(
 ) -> Asking:
     """How it is said to the manager."""
     match event:
-        case events.QuestionAsked(number, what, every, start):
-            return wire.Ask(number=number, what=what, all=every, id=start)
+        case events.QuestionAsked(number, what, every, start, kind, name):
+            return wire.Ask(number=number, what=what, all=every, id=start, kind=kind, name=name)
         case events.PurgeWished(_, petition_id):
             return wire.Purge(id=petition_id)
         case events.ControlWished(number, wish, workers):

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from sdistrib import transport
+from sdistrib import limits, transport
 from sdistrib.errors import PetitionError
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
@@ -182,10 +182,20 @@ class Session:
             self.post(events.PictureTaken(box.id, box.held))
             box.held = None
 
-    def ask(self, what: events.Question, *, every: bool = False, start: str = "") -> int:
+    def ask(
+        self,
+        what: events.Question,
+        *,
+        every: bool = False,
+        start: str = "",
+        kind: str = "",
+        name: str = "",
+    ) -> int:
         """Start a question; its answer turns up in `replies` under the number returned."""
         self._questions += 1
-        self.post(events.QuestionAsked(self._questions, what, every, start))
+        # No file's name is longer.
+        name = name[: limits.NAME_CHARS_MAX]
+        self.post(events.QuestionAsked(self._questions, what, every, start, kind, name))
         return self._questions
 
     def purge(self, petition_id: str) -> int:

@@ -176,15 +176,16 @@ class Client:
             self.ask("queue", every=True, start=finding.id_start(petition_id)), petition_id
         )
 
-    def models(self, kind: str | None = None) -> tuple[wire.FoundModel, ...]:
-        """The model files of the farm, of one kind or all.
+    def models(self, kind: str | None = None, name: str = "") -> tuple[wire.FoundModel, ...]:
+        """The model files of the farm, of one kind or all, whose names fit `name`.
+
+        A name contains it in any case, or fits it as a whole where it has `*` or `?`.
 
         Raises:
             Unreachable: nobody answers.
             PetitionError: the manager refuses to answer.
         """
-        found = self.ask("models").models
-        return tuple(model for model in found if kind is None or model.file.kind == kind)
+        return finding.fitting(self.ask("models", kind=kind or "", name=name).models, kind, name)
 
     def workers(self) -> tuple[wire.WorkerFacts, ...]:
         """The workers; raises as `models` does."""
@@ -198,9 +199,18 @@ class Client:
         """The farm in numbers; raises as `models` does."""
         return self.ask("status")
 
-    def ask(self, what: events.Question, *, every: bool = False, start: str = "") -> wire.Answer:
+    def ask(
+        self,
+        what: events.Question,
+        *,
+        every: bool = False,
+        start: str = "",
+        kind: str = "",
+        name: str = "",
+    ) -> wire.Answer:
         """The manager's whole answer to a question; raises as `models` does."""
-        return finding.answer_of(self._reply(self._session.ask(what, every=every, start=start)))
+        asked = self._session.ask(what, every=every, start=start, kind=kind, name=name)
+        return finding.answer_of(self._reply(asked))
 
     def _reply(self, number: int) -> Reply:
         while number not in self._session.replies:

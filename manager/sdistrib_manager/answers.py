@@ -5,13 +5,13 @@ from typing import TypeVar
 import msgspec
 
 from sdistrib import limits
-from sdistrib.models import ModelFile
+from sdistrib.models import ModelFile, name_fits
 from sdistrib.petitions import PETITION_ENDS, Priority
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib_manager import foresight
 from sdistrib_manager.queue import Entry
-from sdistrib_manager.roster import Worker
+from sdistrib_manager.roster import Worker, same_file
 from sdistrib_manager.scheduler.work import PRIORITIES
 from sdistrib_manager.state import State
 from sdistrib_manager.waiting import REASON_CHARS
@@ -32,7 +32,7 @@ _Row = TypeVar("_Row")
 def answer(state: State, ask: wire.Ask) -> wire.Answer:
     """The answer to a client's question."""
     counters = state.counters
-    models = _models(state) if ask.what == "models" else ()
+    models = _models(state, ask) if ask.what == "models" else ()
     workers = _workers(state) if ask.what in ("workers", "status") else ()
     queue = _queue(state, ask) if ask.what in ("queue", "petition") else ()
     found = (fitting(models), fitting(workers), fitting(queue))
@@ -61,18 +61,31 @@ def fitting(rows: tuple[_Row, ...]) -> tuple[_Row, ...]:
     return rows
 
 
-def _models(state: State) -> tuple[wire.FoundModel, ...]:
+def _models(state: State, ask: wire.Ask) -> tuple[wire.FoundModel, ...]:
+    """A row for each content of each name."""
     where: dict[tuple[str, str], list[tuple[ModelFile, str]]] = {}
     for worker in state.roster.present():
         for file in worker.catalogue.files:
-            where.setdefault((file.kind, file.name), []).append((file, worker.name))
+            if ask.kind in ("", file.kind) and name_fits(ask.name, file.name):
+                where.setdefault((file.kind, file.name), []).append((file, worker.name))
     found = []
     for _, owners in sorted(where.items()):
-        file = max((file for file, _ in owners), key=lambda file: file.digest)
-        contents = {(f.size_bytes, f.digest or file.digest) for f, _ in owners}
-        names = tuple(sorted({name for _, name in owners}))
-        found.append(wire.FoundModel(file, names, conflict=len(contents) > 1))
+        contents = _contents(owners)
+        for file, names in contents:
+            found.append(wire.FoundModel(file, names, conflict=len(contents) > 1))
     return tuple(found)
+
+
+def _contents(owners: list[tuple[ModelFile, str]]) -> list[tuple[ModelFile, tuple[str, ...]]]:
+    """The different files behind one name, each with those that have it.
+
+    What has no digest yet is taken for the first of the same size that has one.
+    """
+    names: dict[ModelFile, set[str]] = {}
+    for file, owner in sorted(owners, key=lambda one: (not one[0].digest, one[0].digest, one[1])):
+        same = next((known for known in names if same_file(known, file)), file)
+        names.setdefault(same, set()).add(owner)
+    return [(file, tuple(sorted(here))) for file, here in names.items()]
 
 
 def _workers(state: State) -> tuple[wire.WorkerFacts, ...]:

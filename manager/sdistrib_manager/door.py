@@ -51,7 +51,8 @@ def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> 
 
 def _entry(state: State, petition_id: str, body: bytes, digest: str) -> Entry:
     petition = decode_petition(body)
-    entry = make_entry(petition_id, LOCAL, body, digest, petition, state.roster.name_of)
+    find, decided = state.roster.name_of, state.roster.decided()
+    entry = make_entry(petition_id, LOCAL, body, digest, petition, find, decided)
     entry.number = entry.job.number = state.queue.next_number()
     entry.accepted_wall = state.wall
     if petition.timeout_s:
@@ -66,8 +67,9 @@ def make_entry(
     digest: str,
     petition: Petition,
     find: Find = lambda _kind, _name: None,
+    decided: frozenset[str] = frozenset(),
 ) -> Entry:
-    """The record of a petition, all its images fresh; `find` as for `make_job`."""
+    """The record of a petition, all its images fresh; `find` and `decided` as for `make_job`."""
     params = petition.params
     return Entry(
         id=petition_id,
@@ -76,7 +78,7 @@ def make_entry(
         digest=digest,
         model=params.model or params.diffusion_model,
         wanted=wanted_files(params),
-        job=make_job(petition_id, owner, petition, find),
+        job=make_job(petition_id, owner, petition, find, decided),
         seed=petition.seed,
         size=petition.images,
         number=0,
@@ -215,8 +217,9 @@ def _nothing_to_retry(
 
 
 def _edited(state: State, entry: Entry, body: bytes) -> Entry:
-    find = state.roster.name_of
-    edited = make_entry(entry.id, entry.owner, body, entry.digest, decode_petition(body), find)
+    find, decided = state.roster.name_of, state.roster.decided()
+    petition = decode_petition(body)
+    edited = make_entry(entry.id, entry.owner, body, entry.digest, petition, find, decided)
     edited.job.number = entry.number
     if (edited.seed, edited.size) != (entry.seed, entry.size):
         raise PetitionError.of(

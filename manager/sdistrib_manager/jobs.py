@@ -42,14 +42,23 @@ class Kind(NamedTuple):
     tiled: bool = False
 
 
-def make_job(petition_id: str, client: str, petition: Petition, find: Find) -> Job:
-    """The petition for the scheduler, nothing of it waiting yet."""
+def make_job(
+    petition_id: str,
+    client: str,
+    petition: Petition,
+    find: Find,
+    decided: frozenset[str] = frozenset(),
+) -> Job:
+    """The petition for the scheduler, nothing of it waiting yet.
+
+    `decided` are parameters that all workers' owners decide themselves, whatever it wishes.
+    """
     params = petition.params
     width, height = drawn_size(params)
     return Job(
         id=petition_id,
         client=client,
-        context=context_key(params, find),
+        context=context_key(params, find, decided),
         pixels=params.width * params.height,
         steps=evaluations(params),
         number=0,
@@ -86,13 +95,14 @@ def evaluations(params: Params) -> int:
     return max(1, round(steps * each))
 
 
-def context_key(params: Params, find: Find) -> str:
+def context_key(params: Params, find: Find, decided: frozenset[str] = frozenset()) -> str:
     """What an engine must have loaded for these parameters, as far as names can tell.
 
     The manager's own key: workers make theirs from the files' contents. Names that mean the same
-    file on the workers there are give the same key.
+    file on the workers there are give the same key, and so do wishes that none of them follows.
     """
-    load = {name: v for name, v in context_params(params).items() if name not in MODEL_FIELDS}
+    other = decided | MODEL_FIELDS.keys()
+    load = {name: v for name, v in context_params(params).items() if name not in other}
     files: set[tuple[str, str]] = set()
     for want in wanted_files(params):
         if want.kind == "embeddings":

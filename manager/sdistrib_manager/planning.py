@@ -23,7 +23,8 @@ def plan(state: State, client: Client, message: wire.Plan, body: Buffer) -> None
 def _planned(state: State, number: int, body: bytes) -> wire.Planned:
     try:
         petition = decode_petition(body)
-        entry = door.make_entry("", LOCAL, body, "", petition, state.roster.name_of)
+        find, decided = state.roster.name_of, state.roster.decided()
+        entry = door.make_entry("", LOCAL, body, "", petition, find, decided)
     except PetitionError as error:
         return wire.Planned(number=number, error=error.info)
     refusal = door.nobody_can(state, entry)

@@ -284,6 +284,14 @@ class Roster:
         """Workers, here or remembered, that have all files named."""
         return [worker for worker in self if worker.has_all(wanted)]
 
+    def decided(self) -> frozenset[str]:
+        """Parameters of which no worker that is here follows a petition's wish."""
+        each = [
+            frozenset(choice.partition("=")[0] for choice in worker.declared.placement)
+            for worker in self.present()
+        ]
+        return frozenset.intersection(*each) if each else frozenset()
+
     def name_of(self, kind: ModelKind, name: str) -> str | None:
         """What the workers call the file that a client means; None when none has it."""
         for worker in self:

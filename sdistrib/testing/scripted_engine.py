@@ -30,6 +30,8 @@ SDISTRIB_SCRIPTED_LOG=FILE gets a JSON line for each image begun and each one dr
 SDISTRIB_SCRIPTED_CANCELS=1 makes it an engine that can end a picture early.
 SDISTRIB_SCRIPTED_START=exit=N or =hang makes the child end or hang before it is ready.
 SDISTRIB_SCRIPTED_BACKEND is the backend that it says it has, "cpu" by default.
+SDISTRIB_SCRIPTED_DEVICES=cuda0,cuda1 are devices that it takes beside auto and cpu; it then says
+what CUDA_VISIBLE_DEVICES is for it.
 """
 
 import argparse
@@ -128,7 +130,10 @@ class Child:
         self._send(LogLine(level=1, text="scripted engine is ready"))
         cancels = "SDISTRIB_SCRIPTED_CANCELS" in os.environ
         backend = os.environ.get("SDISTRIB_SCRIPTED_BACKEND", FACTS.backend)
-        facts = msgspec.structs.replace(FACTS, backend=backend)
+        device = FACTS.device
+        if "SDISTRIB_SCRIPTED_DEVICES" in os.environ:
+            device += f" {os.environ.get('CUDA_VISIBLE_DEVICES', 'of any number')}"
+        facts = msgspec.structs.replace(FACTS, backend=backend, device=device)
         self._send(Ready(facts=facts, cancels=cancels))
         while True:
             request = self._requests.get()
@@ -332,7 +337,8 @@ def _start(child: Child, device: str) -> None:
         _die("exit", value)
     elif how == "hang":
         time.sleep(_FOR_EVER_S)
-    if device not in ("auto", "cpu"):
+    more = os.environ.get("SDISTRIB_SCRIPTED_DEVICES", "").split(",")
+    if device not in ("auto", "cpu", *more):
         child.refuse(f"The scripted engine has no {device}, only a cpu.")
 
 

@@ -131,10 +131,31 @@ def test_what_cannot_be_watched_is_a_refusal_to_start(farm):
     assert "joins" not in farm.manager.errors
 
 
+def test_copies_are_the_very_files_that_the_client_gets(farm):
+    own = farm.folder / "own"
+    farm.join("left", "--autosave", str(own), "--autosave-name", "{worker}/{model}-{seed}")
+    for _ in range(2):
+        client = farm.wish(2)
+        assert client.ends() == 0, client.errors
+    wanted = [(farm.folder / f"out_{index}.png").read_bytes() for index in (0, 1)]
+    names = ["tiny-0.png", "tiny-1.png", "tiny-0-1.png", "tiny-1-1.png"]
+    wait_for(lambda: len(list(own.rglob("*.png"))) == 4, "four copies")
+    kept = [(own / "left" / name).read_bytes() for name in names]
+    # Each petition's files name it, so those of the second are others.
+    assert kept[2:] == wanted
+    assert kept[:2] != wanted
+    farm.does("purge", "--all", "--yes")
+    assert len(list(own.rglob("*.png"))) == 4
+
+
 def test_declared_limits_and_models_are_the_managers_knowledge(farm):
     (farm.models / "Stable-diffusion" / "other.safetensors").write_bytes(b"other")
-    worker = farm.join("left", "--max-pixels", "64x64", "--max-batch", "2", "--models", "TIN*")
-    assert farm.state("left")["declared"] == {"max_pixels": 4096, "max_batch": 2}
+    worker = farm.join(
+        "left", "--max-pixels", "64x64", "--max-batch", "2", "--models", "TIN*", "--threads", "1",
+        "--no-clip-on-cpu",
+    )  # fmt: skip
+    wanted = {"max_pixels": 4096, "max_batch": 2, "placement": ["clip_on_cpu=false", "threads=1"]}
+    assert farm.state("left")["declared"] == wanted
     names = [json.loads(line)["name"] for line in farm.does("models", "--json").splitlines()]
     assert names == ["tiny.safetensors"]
     client = farm.draw("-m", "tiny", "-p", "x", "-W", "128", "-H", "64", "--json")
@@ -142,7 +163,11 @@ def test_declared_limits_and_models_are_the_managers_knowledge(farm):
     assert error["code"] == "too_large"
     assert "left takes the most, 4096 pixels" in error["message"]
     assert worker.popen.poll() is None
-    assert farm.wish(1).ends() == 0
+    wish = farm.wish(1, "out.png", "--clip-on-cpu")
+    assert wish.ends() == 0
+    (image,) = [row for row in wish.events if row["event"] == "image"]
+    note = "this worker keeps the text encoder on its device (its owner's choice)"
+    assert image["notes"] == [note]
 
 
 def test_the_python_clients_control_workers_too(farm):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sdistrib_worker.cli import command
+from sdistrib_worker.flags import Programs
 from tests.support.scripted_worker import scripted_command
 
 
@@ -106,7 +107,7 @@ def _go_on(order: dict[str, Any]) -> NoReturn:
         os.dup2(log.fileno(), 2)
     os.environ.update(order["env"])
     sys.argv = ["scripted_worker", *order["argv"]]
-    command(obj=scripted_command)
+    command(obj=Programs(engine=scripted_command))
     raise AssertionError("the command came back")
 
 

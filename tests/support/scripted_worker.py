@@ -7,7 +7,12 @@ is another one.
 import sys
 
 from sdistrib_worker.cli import command
+from sdistrib_worker.flags import Programs
 from sdistrib_worker.supervisor import FD
+
+#: The devices that there are made to be; see `fake_listing`.
+LISTING = (sys.executable, "-m", "tests.support.fake_listing")
+WORKER = (sys.executable, "-m", "tests.support.scripted_worker")
 
 
 def scripted_command(device: str) -> tuple[str, ...]:
@@ -18,7 +23,7 @@ def scripted_command(device: str) -> tuple[str, ...]:
 
 def main() -> None:
     """Run the worker's command."""
-    command(obj=scripted_command)
+    command(obj=Programs(engine=scripted_command, listing=LISTING, worker=WORKER))
 
 
 if __name__ == "__main__":

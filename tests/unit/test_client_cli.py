@@ -889,11 +889,19 @@ ANSWER = wire.Answer(
             ["models"],
             [
                 "KIND  NAME           SIZE     HASH           WORKERS",
-                "vae   v.safetensors  1.23 MB  0123456789     gpu1",
-                "lora  l.gguf         12 B     not known yet  gpu1, gpu2 (contents differ!)",
-                "t5    t.gguf         12 GB    not known yet  gpu1",
+                "vae   v.safetensors  1.23 MB  0123456789     1",
+                "lora  l.gguf         12 B     not known yet  2 (contents differ!)",
+                "t5    t.gguf         12 GB    not known yet  1",
             ],
         ),
+        (
+            ["models", "L.g", "--where"],
+            [
+                "KIND  NAME    SIZE  HASH           WORKERS",
+                "lora  l.gguf  12 B  not known yet  gpu1, gpu2 (contents differ!)",
+            ],
+        ),
+        (["models", "--kind", "vae", "l.*"], ["KIND  NAME  SIZE  HASH  WORKERS", "(none)"]),
         (
             ["workers"],
             [

@@ -116,8 +116,9 @@ CASES: dict[str, Case] = {
     "--embedding": Case(("house",), _prompt, "a embedding:house"),
     "--negative-prompt-file": Case(("n.txt",), _negative, "red"),
 }  # fmt: skip
-#: What is no wish about a picture, or replaces the prompt that all cases have.
-ELSEWHERE = {"--help", "-h", "--mode", "-M", "--prompt-file"}
+#: What is no wish about a picture, or replaces the prompt that all cases have; --from has its own
+#: tests in `test_client_again.py`.
+ELSEWHERE = {"--help", "-h", "--mode", "-M", "--prompt-file", "--from"}
 
 
 @pytest.fixture(autouse=True)

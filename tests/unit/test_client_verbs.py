@@ -397,7 +397,7 @@ class FakeClient:
         self._do("look", id=petition_id)
         return Found(self.row, self.petition)
 
-    def ask(self, what: str, *, every: bool) -> wire.Answer:
+    def ask(self, what: str, *, every: bool, **_: Any) -> wire.Answer:
         self._do(what, every=every)
         return wire.Answer(number=1, queue=(self.row, row(OTHER, state="running")), cut=self.cut)
 

@@ -12,6 +12,7 @@ from sdistrib.models import (
     Wanted,
     closest_names,
     hires_model,
+    name_fits,
     not_found,
     resolve_all,
     wanted_files,
@@ -211,3 +212,20 @@ def test_a_long_unknown_name_makes_no_long_search():
     name = "a" * limits.NAME_CHARS_MAX
     assert TREE.find("stable-diffusion", name) is None
     assert len(not_found(Wanted("model", "stable-diffusion", name), [TREE]).message) < 700
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("", "a.gguf", True),
+        ("XL", "sd_xl.safetensors", True),
+        ("sdxl", "sd_xl.safetensors", False),
+        ("*XL*", "sd_xl.safetensors", True),
+        ("*xl", "sd_xl.safetensors", False),
+        ("?.gguf", "a.gguf", True),
+        ("[a]*", "[a]b.gguf", True),
+        ("[a]*", "ab.gguf", False),
+    ],
+)
+def test_names_fit_by_a_part_or_as_a_whole(pattern, name, fits):
+    assert name_fits(pattern, name) is fits

@@ -1,19 +1,22 @@
 """The models folder: kinds, names, loops, limits, digests and changes."""
 
+import errno
+import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import os
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sdistrib import limits
 from sdistrib.errors import ConfigError
-from sdistrib.models import EXTENSIONS, FOLDERS
+from sdistrib.models import EXTENSIONS, FOLDERS, ModelFile
 from sdistrib.protocol.codec import encode_inventory
 from sdistrib_worker import inventory
 from sdistrib_worker.digests import DigestCache, default_cache_file, digest_of
@@ -24,6 +27,7 @@ from sdistrib_worker.inventory import (
     folders_changed,
     scan,
 )
+from sdistrib_worker.settling import Settling
 from sdistrib_worker.shelf import StoredFile
 
 
@@ -315,7 +319,11 @@ class Desk:
     def __init__(self, root: Path) -> None:
         self.librarian = Librarian(root, DigestCache(root.parent / "digests.json"))
         self.published: queue.SimpleQueue[tuple[StoredFile, ...]] = queue.SimpleQueue()
+
+    def begin(self) -> "Desk":
+        """Let it work."""
         self.librarian.begin(self.published.put)
+        return self
 
     def until(self, wanted: dict[str, bool]) -> None:
         """Wait for a list of these names, each with or without its digest."""
@@ -337,7 +345,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names_come_first_and_digests_follow(root: Path) -> None:
-    desk = Desk(root)
+    desk = Desk(root).begin()
     try:
         assert [stored.file.digest for stored in desk.librarian.first_files] == [""]
         desk.until({"a.gguf": True})
@@ -352,7 +360,7 @@ def test_files_that_come_grow_and_go_are_noticed(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    desk = Desk(root)
+    desk = Desk(root).begin()
     try:
         desk.until({"a.gguf": True})
         path = put(root, "lora/b.gguf", b"1")
@@ -363,7 +371,8 @@ def test_files_that_come_grow_and_go_are_noticed(
         deadline = time.monotonic() + 30
         while True:
             files = {s.file.name: s.file for s in desk.published.get(timeout=30)}
-            if files["b.gguf"].digest not in ("", first):
+            # While it changes it is not there at all.
+            if "b.gguf" in files and files["b.gguf"].digest not in ("", first):
                 break
             assert time.monotonic() < deadline
         path.unlink()
@@ -372,10 +381,196 @@ def test_files_that_come_grow_and_go_are_noticed(
         desk.librarian.stop()
 
 
+def test_a_file_that_grows_is_announced_when_it_stands_still(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    librarian = Librarian(root, DigestCache(root.parent / "digests.json"))
+    clock = [time.monotonic()]
+    monkeypatch.setattr(inventory.time, "monotonic", lambda: clock[0])
+
+    def seen() -> list[str]:
+        clock[0] += inventory.RESCAN_S
+        librarian._look()
+        return [stored.file.name for stored in librarian._scan.files]
+
+    path = put(root, "lora/b.gguf", b"1")
+    assert seen() == ["a.gguf"]
+    for size in range(2, 20):  # more than a full walk's time
+        path.write_bytes(b"1" * size)
+        assert seen() == ["a.gguf"]
+    assert seen() == ["a.gguf", "b.gguf"]
+
+
+def test_a_file_that_is_half_there_at_the_start_is_not_announced(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = put(root, "lora/half.gguf", b"1")
+    put(root, "lora/whole.gguf")
+    old = put(root, "lora/old.gguf")
+    os.utime(old, ns=(1, 1))
+    monkeypatch.setattr(time, "sleep", lambda _s: half.write_bytes(b"12"))
+    librarian = Librarian(root, DigestCache(root.parent / "digests.json"))
+    assert [stored.file.name for stored in librarian.first_files] == [
+        "a.gguf", "old.gguf", "whole.gguf",
+    ]  # fmt: skip
+
+
+def test_old_files_need_no_second_look(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.utime(root / "lora" / "a.gguf", ns=(1, 1))
+    monkeypatch.setattr(time, "sleep", lambda _s: pytest.fail("a look too many"))
+    librarian = Librarian(root, DigestCache(root.parent / "digests.json"))
+    assert [stored.file.name for stored in librarian.first_files] == ["a.gguf"]
+
+
+def test_slow_folders_are_looked_at_less_often(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    librarian = Librarian(root, DigestCache(root.parent / "digests.json"))
+    walks: list[float] = []
+    clock = [1000.0]
+    real = inventory.scan
+
+    def slow(path: Path) -> inventory.Scan:
+        walks.append(clock[0])
+        clock[0] += 2.0
+        return real(path)
+
+    monkeypatch.setattr(inventory, "scan", slow)
+    monkeypatch.setattr(inventory.time, "monotonic", lambda: clock[0])
+    librarian._looked_at = librarian._walked_at = 1000.0
+    for _ in range(1000):
+        clock[0] += 0.1
+        librarian._look()
+    pauses = [second - first for first, second in itertools.pairwise(walks)]
+    assert all(pause >= 2.0 * inventory._LOOK_PARTS for pause in pauses)
+    assert len(pauses) >= 1
+
+
+# --- several workers of one tree --------------------------------------------------------------
+
+
+def test_a_file_is_read_by_one_worker_and_all_know_its_digest(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        put(root, f"lora/{number}.gguf", str(number).encode())
+    read: list[str] = []
+    real = inventory.digest_of
+
+    def counted(entry: StoredFile, stopped: Callable[[], bool]) -> str:
+        read.append(entry.file.name)
+        time.sleep(0.005)
+        return real(entry, stopped)
+
+    monkeypatch.setattr(inventory, "digest_of", counted)
+    desks = [Desk(root) for _ in range(3)]
+    try:
+        for desk in desks:
+            desk.begin()
+        wanted = {"a.gguf": True, **{f"{number}.gguf": True for number in range(20)}}
+        for desk in desks:
+            desk.until(wanted)
+    finally:
+        for desk in desks:
+            desk.librarian.stop()
+    assert sorted(read) == sorted(wanted)
+
+
+def test_turns_are_for_one_tree_and_end_with_their_holder(tmp_path: Path) -> None:
+    file = tmp_path / "cache" / "digests.json"
+    one, two = DigestCache(file), DigestCache(file)
+    assert one.take_turn(tmp_path)
+    assert one.take_turn(tmp_path)
+    assert not two.take_turn(tmp_path)
+    assert two.take_turn(tmp_path / "other")
+    two.end_turn()
+    one.end_turn()
+    assert two.take_turn(tmp_path)
+    two.end_turn()
+
+
+@pytest.mark.parametrize("fault", ["no folder", "no locks"])
+def test_where_nothing_can_be_locked_each_computes_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    put(tmp_path, "file")
+    if fault == "no locks":
+        monkeypatch.setattr(fcntl, "flock", _no_locks)
+    folder = tmp_path / "file" if fault == "no folder" else tmp_path
+    caches = [DigestCache(folder / "digests.json") for _ in range(2)]
+    assert [cache.take_turn(tmp_path) for cache in caches] == [True, True]
+    for cache in caches:
+        cache.end_turn()
+
+
+def _no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_what_others_have_written_is_read_when_it_is_new(tmp_path: Path) -> None:
+    put(tmp_path, "lora/a.gguf")
+    file = tmp_path / "digests.json"
+    one, two = DigestCache(file), DigestCache(file)
+    assert not two.refresh()
+    one.put(only(tmp_path), "d" * 64)
+    one.save(())
+    assert not one.refresh()
+    assert two.refresh()
+    assert two.get(only(tmp_path)) == "d" * 64
+    assert not two.refresh()
+
+
+# --- what stands still ------------------------------------------------------------------------
+
+
+def stored(size: int, mtime_ns: int = 1, path: str = "/m/a") -> StoredFile:
+    """A file as a walk finds it."""
+    return StoredFile(ModelFile("lora", path.removeprefix("/m/"), size), path, mtime_ns)
+
+
+def test_a_new_file_is_whole_at_the_second_look() -> None:
+    settling = Settling()
+    assert settling.whole([stored(1)]) == ()
+    assert settling.moving == {"/m/a"}
+    assert not settling.looked({"/m/a": (2, 1)})
+    assert not settling.looked({"/m/a": (2, 5)})
+    assert settling.looked({"/m/a": (2, 5)})
+    assert settling.whole([stored(2, 5)]) == (stored(2, 5),)
+    assert settling.moving == frozenset()
+    assert not settling.looked({})
+
+
+def test_a_file_that_is_touched_stays_and_one_that_changes_its_size_does_not() -> None:
+    settling = Settling()
+    settling.whole([stored(1)])
+    settling.looked({"/m/a": (1, 1)})
+    assert settling.whole([stored(1)]) == (stored(1),)
+    assert settling.whole([stored(1, 2)]) == (stored(1, 2),)
+    assert settling.whole([stored(3, 3)]) == ()
+    # Another walk alone is no look: it may follow at once.
+    assert settling.whole([stored(3, 3)]) == ()
+    assert settling.looked({"/m/a": (3, 3)})
+    assert settling.whole([stored(3, 3)]) == (stored(3, 3),)
+
+
+def test_what_changes_between_look_and_walk_has_not_stood_still() -> None:
+    settling = Settling()
+    settling.whole([stored(1)])
+    assert settling.looked({"/m/a": (1, 1)})
+    assert settling.whole([stored(2)]) == ()
+    assert settling.moving == {"/m/a"}
+
+
+def test_a_moving_file_that_goes_is_a_change() -> None:
+    settling = Settling()
+    settling.whole([stored(1)])
+    assert settling.looked({"/m/a": None})
+    assert settling.whole([]) == ()
+    assert settling.moving == frozenset()
+
+
 def test_a_tree_that_vanishes_is_said_once_and_found_again(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = Desk(root)
+    desk = Desk(root).begin()
     try:
         desk.until({"a.gguf": True})
         root.rename(root.with_name("away"))

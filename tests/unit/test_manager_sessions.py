@@ -122,9 +122,28 @@ def test_models_are_listed_with_their_workers_and_conflicts(farm):
     client = Client(farm)
     Worker(farm, "gpu1")
     Worker(farm, "gpu2", (ModelFile("stable-diffusion", "tiny.safetensors", 9, "b" * 64),))
-    (found,) = _asks(client, "models").models
-    assert found.workers == ("gpu1", "gpu2")
-    assert found.conflict
+    Worker(farm, "gpu3")
+    first, second = _asks(client, "models").models
+    assert (first.file, first.workers) == (MODEL, ("gpu1", "gpu3"))
+    assert (second.file.digest, second.workers) == ("b" * 64, ("gpu2",))
+    assert first.conflict
+    assert second.conflict
+
+
+def test_models_are_listed_by_kind_and_name(farm):
+    client = Client(farm)
+    lora = ModelFile("lora", "Styles/Ink.gguf", 9)
+    Worker(farm, "gpu1", (MODEL, lora))
+
+    def names(**ask):
+        client.says(wire.Ask(number=1, what="models", **ask))
+        return [model.file.name for model in client.last(wire.Answer).models]
+
+    assert names() == [lora.name, MODEL.name]
+    assert names(kind="lora") == [lora.name]
+    assert names(kind="vae") == []
+    assert names(name="ink") == [lora.name]
+    assert names(name="*.safetensors", kind="stable-diffusion") == [MODEL.name]
 
 
 def test_a_digest_not_yet_known_is_no_conflict(farm):
@@ -133,6 +152,7 @@ def test_a_digest_not_yet_known_is_no_conflict(farm):
     Worker(farm, "gpu2", (ModelFile(MODEL.kind, MODEL.name, MODEL.size_bytes),))
     (found,) = _asks(client, "models").models
     assert not found.conflict
+    assert (found.file.digest, found.workers) == (MODEL.digest, ("gpu1", "gpu2"))
 
 
 def test_workers_and_status_say_what_each_does(farm):

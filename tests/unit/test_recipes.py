@@ -421,6 +421,21 @@ def test_a_lora_is_renamed_in_its_tag_only() -> None:
     assert told.notes == ("Whether lora 'style' has the same content is not known.",)
 
 
+def test_an_embedding_is_renamed_in_both_prompts() -> None:
+    params = {"prompt": "a embedding:ink cat, ink", "negative_prompt": "(embedding:bad:1.2)"}
+    contents = [
+        Content("prompt", "embeddings", "ink.pt", A),
+        Content("negative_prompt", "embeddings", "bad.pt", B),
+    ]
+    farm = [have("new ink.pt", A, "embeddings"), have("bad.pt", B, "embeddings")]
+    found = comparing.match(params, contents, farm)
+    assert found.changes == {
+        "prompt": "a <embedding:new ink.pt> cat, ink",
+        "negative_prompt": "(embedding:bad:1.2)",
+    }
+    assert found.notes == ("embeddings 'ink' (aaaaaaaaaa) is called 'new ink.pt' here.",)
+
+
 def test_differences_name_fingerprint_engine_backend_and_files() -> None:
     before = facts()
     assert list(comparing.differences(before, before)) == []

@@ -6,11 +6,13 @@ import platform
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import click
+import msgspec
 
 from sdistrib import limits, log
 from sdistrib.errors import EXIT_USAGE, ConfigError
@@ -18,19 +20,27 @@ from sdistrib.protocol.messages import Declared
 from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_context
 from sdistrib.version import VERSION
 from sdistrib_worker.allowed import is_model, parse_pixels
+from sdistrib_worker.autosave import Autosaver
+from sdistrib_worker.choices import Choices, told
 from sdistrib_worker.digests import DigestCache, default_cache_file
 from sdistrib_worker.engine.device import device_environment
+from sdistrib_worker.flags import (
+    EngineCommand,
+    Programs,
+    choice_options,
+    chosen_devices,
+    show_devices,
+)
+from sdistrib_worker.guarding import guard
 from sdistrib_worker.hours import Hours, parse_hours
 from sdistrib_worker.inventory import Librarian, check_root, empty_warning
 from sdistrib_worker.loop import Loop
 from sdistrib_worker.machine import Worker
+from sdistrib_worker.naming import DEFAULT_TEMPLATE, FIELDS
 from sdistrib_worker.session import Settings
 from sdistrib_worker.supervisor import engine_command
 
 _LOG = logging.getLogger("sdistrib.worker")
-
-#: Makes the engine child's command for a device.
-EngineCommand = Callable[[str], tuple[str, ...]]
 
 
 class Options(NamedTuple):
@@ -43,8 +53,10 @@ class Options(NamedTuple):
     name: str
     #: "auto", "cpu", "cuda0", …
     device: str = "auto"
-    #: CPU threads for the engine; 0 leaves it to the engine.
+    #: CPU threads for the engine; 0 leaves it to the petition, and then to the engine.
     threads: int = 0
+    #: What else the owner decides whatever petitions wish.
+    choices: Choices = MappingProxyType({})
     #: Factor on the engine's time limits.
     patience: float = 1.0
     #: What the owner allows.
@@ -57,6 +69,9 @@ class Options(NamedTuple):
     unload_after_min: float = 0.0
     #: No grants while another process uses the device.
     yield_when_busy: bool = False
+    #: Where copies of pictures are kept, and how they are called; None keeps none.
+    autosave: Path | None = None
+    autosave_name: str = DEFAULT_TEMPLATE
 
 
 @click.command(
@@ -73,15 +88,32 @@ class Options(NamedTuple):
     default="auto",
     show_default=True,
     metavar="DEVICE",
-    help="Device to draw on: auto, cpu, metal, or cuda, hip, vulkan, sycl with a number (cuda0)."
-    " One that is not there is a refusal to start.",
+    help="Device to draw on: auto, cpu, metal, or cuda, hip, vulkan, sycl with a number (cuda0),"
+    " as --list-devices shows them. One that is not there is a refusal to start.",
+)
+@click.option(
+    "--devices",
+    metavar="all|DEVICE,…",
+    help="Several devices of this box, each a worker of its own with its own engine, called"
+    " NAME-cuda0, NAME-cuda1, … One that dies is started again.",
+)
+@click.option(
+    "--list-devices",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=show_devices,
+    help="List the devices that the engine sees, with their memory, and exit.",
 )
 @click.option(
     "--threads",
     default=0,
     type=click.IntRange(0, 1024),
-    help="CPU threads of the engine, where a petition does not say.  [default: the engine's own]",
+    help="CPU threads of the engine, whatever petitions wish.  [default: as they wish, else the"
+    " engine's own]",
 )
+@choice_options
 @click.option(
     "--patience",
     default=1.0,
@@ -130,6 +162,21 @@ class Options(NamedTuple):
     help="Give the device's memory back after so long without work.  [default: never]",
 )
 @click.option(
+    "--autosave",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep a copy of every finished picture here, on this machine. `purge` does not reach these"
+    " copies.",
+)
+@click.option(
+    "--autosave-name",
+    default=DEFAULT_TEMPLATE,
+    show_default=True,
+    metavar="TEMPLATE",
+    help="How the copies are called below that folder: / makes folders, and the fields are"
+    f" {', '.join(FIELDS)}. A name that is taken gets -1, -2, …",
+)
+@click.option(
     "--insecure-lan",
     is_flag=True,
     help="Dial a manager on another machine without keys or encryption: prompts and pictures can"
@@ -140,12 +187,14 @@ class Options(NamedTuple):
 @click.version_option(VERSION, prog_name="sdistrib-worker")
 @click.pass_obj
 def command(  # noqa: PLR0913 - click hands over one argument for each option
-    engine: EngineCommand | None,
+    programs: Programs | None,
+    /,
     *,
     host: str,
     models_dir: Path,
     name: str | None,
     device: str,
+    devices: str | None,
     threads: int,
     patience: float,
     max_pixels: str | None,
@@ -154,9 +203,12 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     hours: tuple[str, ...],
     yield_when_busy: bool,
     unload_after: float,
+    autosave: Path | None,
+    autosave_name: str,
     insecure_lan: bool,
     verbose: bool,
     log_json: bool,
+    **choices: bool | float | None,
 ) -> None:
     """Draw images of MODELS_DIR's models for the manager at HOST (host or host:port).
 
@@ -164,16 +216,19 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     SIGTERM or Ctrl-C finishes the current image first; a second one leaves at once.
     """
     log.setup(logging.DEBUG if verbose else logging.INFO, json=log_json)
+    programs = programs or Programs()
     try:
         address = parse_address(host, WORKER_PORT)
         check_host(address, insecure_lan=insecure_lan)
+        chosen = chosen_devices(device, devices, programs.listing)
         options = Options(
             address,
             models_dir.absolute(),
             check_name(name),
-            device,
+            chosen[0],
             threads,
-            patience,
+            patience=patience,
+            choices={name: value for name, value in choices.items() if value is not None},
             declared=Declared(
                 max_pixels=parse_pixels(max_pixels) if max_pixels else 0, max_batch=max_batch
             ),
@@ -181,8 +236,14 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
             hours=parse_hours(hours) if hours else None,
             unload_after_min=unload_after,
             yield_when_busy=yield_when_busy,
+            autosave=autosave,
+            autosave_name=autosave_name,
         )
-        status = run(options, engine or engine_command)
+        status = (
+            run(options, programs.engine)
+            if len(chosen) == 1
+            else run_all(chosen, options, programs.worker)
+        )
     except ConfigError as error:
         click.echo(f"sdistrib-worker: {error}", err=True)
         status = EXIT_USAGE
@@ -216,6 +277,28 @@ def check_name(name: str | None) -> str:
     return wanted
 
 
+def run_all(devices: Sequence[str], options: Options, worker: Sequence[str]) -> int:
+    """Keep a worker for each device, until SIGTERM or SIGINT; gives the worst exit status.
+
+    Must be called from the main thread.
+
+    Raises:
+        ConfigError: the models folder is not to be had, or the name leaves no room for the device.
+    """
+    check_root(options.models_dir)
+    names = {device: check_name(f"{options.name}-{device}") for device in devices}
+    _LOG.info("One worker each for %s.", ", ".join(devices))
+
+    def command_of(device: str) -> tuple[str, ...]:
+        given = sys.argv[1:]
+        end = given.index("--") if "--" in given else len(given)
+        # The last of two counts.
+        own = ("--devices", "", "--device", device, "--name", names[device])
+        return (*worker, *given[:end], *own, *given[end:])
+
+    return guard(devices, command_of)
+
+
 def run(options: Options, engine: EngineCommand = engine_command) -> int:
     """Be a worker until SIGTERM or SIGINT; gives the exit status.
 
@@ -226,6 +309,7 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
     """
     check_root(options.models_dir)
     environment = device_environment(options.device, os.environ)
+    decided = {**options.choices, **({"threads": options.threads} if options.threads else {})}
     settings = Settings(
         name=options.name,
         instance=secrets.token_hex(8),
@@ -233,10 +317,13 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
         version=VERSION,
         threads=options.threads,
         patience=options.patience,
-        declared=options.declared,
+        choices=options.choices,
+        declared=msgspec.structs.replace(options.declared, placement=told(decided)),
         unload_after_s=60.0 * options.unload_after_min,
         yield_when_busy=options.yield_when_busy,
+        autosave=options.autosave is not None,
     )
+    autosaver = Autosaver(options.autosave, options.autosave_name) if options.autosave else None
     with zmq_context() as context:
         # The loop exists before the librarian's thread, and its `publish` with it.
         cache = DigestCache(default_cache_file())
@@ -247,7 +334,8 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
             _LOG.warning("No model in %s is allowed by --models.", options.models_dir)
         worker = Worker(settings, librarian.first_files)
         dealer = Dealer(context, options.address)
-        loop = Loop(worker, dealer, engine(options.device), environment, options.hours)
+        command_of_engine = engine(options.device)
+        loop = Loop(worker, dealer, command_of_engine, environment, options.hours, autosaver)
         loop.stop_on(signal.SIGTERM, signal.SIGINT)
         librarian.begin(loop.publish)
         try:

@@ -30,6 +30,8 @@ class Job:
     params: Params
     #: The image's own seed.
     seed: int
+    #: As the petition has them, where the owner of this worker overrules some.
+    asked: Params | None = None
     #: What the user is to be told beside what the engine says.
     notes: tuple[str, ...] = ()
 

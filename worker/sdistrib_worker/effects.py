@@ -8,6 +8,7 @@ from sdistrib.params import QUALITY, Params, PictureFormat
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.engine import Draw
 from sdistrib.protocol.messages import Attempt, EngineFacts, Message
+from sdistrib_worker.naming import SavedFacts
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -83,6 +84,15 @@ class EncodePicture(NamedTuple):
     form: FileForm = FileForm()
 
 
+class SavePicture(NamedTuple):
+    """Keep a copy of a picture that was handed over, if that can be done."""
+
+    #: What its name is made of.
+    facts: SavedFacts
+    #: The file's bytes.
+    data: bytes
+
+
 class DropPicture(NamedTuple):
     """Nobody wants these pixels."""
 
@@ -116,6 +126,7 @@ Effect = (
     | KillEngine
     | WatchDevice
     | EncodePicture
+    | SavePicture
     | DropPicture
     | Log
     | Stop

@@ -24,13 +24,20 @@ from sdistrib.models import EXTENSIONS, FOLDERS, ModelFile
 from sdistrib.params import ModelKind
 from sdistrib_worker.allowed import allowed_files
 from sdistrib_worker.digests import DigestCache, digest_of
+from sdistrib_worker.settling import Look, Settling
 from sdistrib_worker.shelf import StoredFile
 
 _LOG = logging.getLogger(__name__)
-#: Folders are looked at this often...
+#: Folders, and files that are being written, are looked at this often...
 RESCAN_S = 3.0
-#: ...and each file this often: one that is still being written changes without its folder.
+#: ...and each file this often: one may be written anew without its folder changing.
 FULL_RESCAN_S = 30.0
+#: Where looking takes long, as on a network drive, it is done less often: one part of so many.
+_LOOK_PARTS = 20
+#: At the start, a file that changed so lately is looked at twice...
+_YOUNG_NS = 10 * 10**9
+#: ...with this between the looks; nobody should wait longer for a worker.
+_START_LOOK_S = 0.25
 #: Digests become known in batches: a list of 20,000 files is not sent for each of them.
 BATCH_S = 2.0
 #: Niceness of the digest thread: the engine comes first.
@@ -92,6 +99,14 @@ def scan(root: Path) -> Scan:
 def folders_changed(folders: FolderTimes) -> bool:
     """A folder of an earlier walk has another time of change, or is gone."""
     return any(_mtime(path) != mtime_ns for path, mtime_ns in folders.items())
+
+
+def _look_at(path: str) -> Look:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _mtime(path: str) -> int:
@@ -231,7 +246,10 @@ class Librarian:
         self._publish: Publish | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="librarian", daemon=True)
-        self._scan = self._walk()
+        self._settling = Settling()
+        #: Seconds that the last look and the last walk took.
+        self._look_s = self._walk_s = 0.0
+        self._scan = self._first_walk()
         #: What the walk at construction found.
         self.first_files: tuple[StoredFile, ...] = self._with_digests()
         self._published = self.first_files
@@ -252,6 +270,7 @@ class Librarian:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._cache.end_turn()
 
     def _run(self) -> None:
         """Hash what is not hashed, look for changes, publish."""
@@ -259,19 +278,26 @@ class Librarian:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._stop.is_set():
             self._look()
-            if self._unknown:
+            may_hash = self._may_hash()
+            if may_hash and self._unknown:
                 self._hash(self._unknown.popleft())
             self._publish_if_due()
             if not self._unknown:
+                self._cache.end_turn()
+            if not self._unknown or not may_hash:
                 self._stop.wait(RESCAN_S)
 
     def _look(self) -> None:
         """Walk again when something may have changed."""
         now = time.monotonic()
-        if now - self._looked_at < RESCAN_S:
+        if now - self._looked_at < max(RESCAN_S, _LOOK_PARTS * self._look_s):
             return
         self._looked_at = now
-        if now - self._walked_at >= FULL_RESCAN_S or folders_changed(self._scan.folders):
+        full_s = max(FULL_RESCAN_S, _LOOK_PARTS * self._walk_s)
+        looks = {path: _look_at(path) for path in self._settling.moving}
+        changed = folders_changed(self._scan.folders)
+        self._look_s = time.monotonic() - now
+        if self._settling.looked(looks) or changed or now - self._walked_at >= full_s:
             self._walked_at = now
             before, self._scan = self._scan.files, self._walk()
             if self._scan.files != before:
@@ -279,9 +305,38 @@ class Librarian:
                 self._unknown = deque(self._scan.files)
             self._warn()
 
+    def _first_walk(self) -> Scan:
+        """All that is whole; only what changed just now needs a second look for that."""
+        began_at, found = time.time_ns(), self._scanned()
+        self._settling.whole(found.files)
+        looks: dict[str, Look] = {e.path: (e.file.size_bytes, e.mtime_ns) for e in found.files}
+        young = [e.path for e in found.files if began_at - e.mtime_ns < _YOUNG_NS]
+        if young:
+            time.sleep(_START_LOOK_S)
+            looks.update({path: _look_at(path) for path in young})
+        self._settling.looked(looks)
+        return found._replace(files=self._settling.whole(found.files))
+
     def _walk(self) -> Scan:
+        found = self._scanned()
+        return found._replace(files=self._settling.whole(found.files))
+
+    def _scanned(self) -> Scan:
+        began_at = time.monotonic()
         found = scan(self._root)
+        self._walk_s = time.monotonic() - began_at
         return found._replace(files=allowed_files(found.files, self._models))
+
+    def _may_hash(self) -> bool:
+        """True unless another worker computes the digests of this tree, which are read instead."""
+        while self._unknown and self._cache.get(self._unknown[0]):
+            self._unknown.popleft()
+        if not self._unknown:
+            return True
+        is_our_turn = self._cache.take_turn(self._root)
+        if self._cache.refresh():
+            self._stale = True
+        return is_our_turn
 
     def _hash(self, entry: StoredFile) -> None:
         if not self._cache.get(entry):

@@ -12,6 +12,7 @@ from sdistrib.protocol.messages import MANAGER_TO_WORKER
 from sdistrib.transport import Dealer, Watch
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
+from sdistrib_worker.autosave import Autosaver
 from sdistrib_worker.encoder import Encoder
 from sdistrib_worker.hours import Hours
 from sdistrib_worker.link import EngineLink
@@ -38,6 +39,7 @@ class Loop:
         command: of the engine child, see `supervisor.EngineChild`.
         environment: variables for the engine child.
         hours: when the worker may work; None is always.
+        autosaver: keeps copies of pictures; closed at the end. None keeps none.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Loop:
         command: Sequence[str],
         environment: Mapping[str, str],
         hours: Hours | None = None,
+        autosaver: Autosaver | None = None,
     ) -> None:
         self._worker = worker
+        self._autosaver = autosaver
         self._dealer = dealer
         self._codec = Codec(MANAGER_TO_WORKER)
         #: Filled by this thread, by signal handlers, by the encoder and by the librarian.
@@ -128,8 +132,8 @@ class Loop:
             case fx.Send(message, body):
                 if self._dealer.send(encode(message, body)) != "sent":
                     self._mailbox.put(events.SendFailed(message))
-            case fx.EncodePicture():
-                self._encoder.order(effect)
+            case fx.EncodePicture() | fx.SavePicture():
+                self._order(effect)
             case fx.WatchDevice(facts):
                 self._lookout.watch(facts)
             case fx.Log(level, text):
@@ -143,10 +147,19 @@ class Loop:
                 if vanished is not None:
                     self._mailbox.put(vanished)
 
+    def _order(self, order: fx.EncodePicture | fx.SavePicture) -> None:
+        """Have something done by a thread."""
+        if isinstance(order, fx.EncodePicture):
+            self._encoder.order(order)
+        elif self._autosaver is not None:
+            self._autosaver.order(order)
+
     def _close(self) -> None:
         # What was said last leaves while the engine ends.
         self._dealer.close(linger_s=1.0)
         self._engine.stop()
         self._encoder.stop()
+        if self._autosaver is not None:
+            self._autosaver.stop()
         self._lookout.stop()
         self._mailbox.close()

@@ -18,6 +18,7 @@ from sdistrib.protocol.codec import Buffer, decode_petition, encode_inventory
 from sdistrib.protocol.messages import Attempt, EngineState, Message, Standing
 from sdistrib_worker import events
 from sdistrib_worker.allowed import too_large
+from sdistrib_worker.choices import overruled
 from sdistrib_worker.drawing import Job
 from sdistrib_worker.effects import Effect, Stop
 from sdistrib_worker.making import Making
@@ -33,6 +34,9 @@ class Worker:
 
     def __init__(self, settings: Settings, files: tuple[StoredFile, ...] = ()) -> None:
         self._settings = settings
+        self._choices = dict(settings.choices)
+        if settings.threads:
+            self._choices["threads"] = settings.threads
         self._turn = Turn()
         self._session = Session(settings, self._turn)
         self._results = Results(self._session, self._turn)
@@ -173,9 +177,12 @@ class Worker:
             for attempt in new:
                 self._making.fail(attempt, error.info)
             return
+        # What it needs to be drawn at all stands before what the owner decides.
+        asked = relieved(petition.params, grant.relief)
+        params, notes = overruled(petition.params, self._choices)
+        params, notes = relieved(params, grant.relief), (*notes, *_relief_notes(grant))
         for attempt in new:
-            params = relieved(petition.params, grant.relief)
-            job = Job(attempt, params, petition.seed + attempt.index, _relief_notes(grant))
+            job = Job(attempt, params, petition.seed + attempt.index, asked, notes)
             fault = too_large(params, self._settings.declared)
             if fault is not None:
                 self._making.fail(attempt, fault)

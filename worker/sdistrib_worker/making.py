@@ -19,8 +19,17 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.engine import At, Began, Declined, Drawn, EngineFrame, Ready
 from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_worker import events
+from sdistrib_worker.choices import marked
 from sdistrib_worker.drawing import STEP_S, Drawing, Job, Running
-from sdistrib_worker.effects import DropPicture, EncodePicture, Stop, WatchDevice, form_of
+from sdistrib_worker.effects import (
+    DropPicture,
+    EncodePicture,
+    SavePicture,
+    Stop,
+    WatchDevice,
+    form_of,
+)
+from sdistrib_worker.naming import SavedFacts
 from sdistrib_worker.results import Results, fit, fit_notes, seconds
 from sdistrib_worker.session import Session, Settings, Turn
 from sdistrib_worker.shelf import Plan, Shelf, make_plan, missing
@@ -193,6 +202,7 @@ class Making:
     def _on_frame(self, frame: EngineFrame) -> None:
         match frame:
             case Ready(facts=facts, cancels=cancels):
+                facts = marked(facts, self._settings.choices)
                 if self.drawing.became_ready(facts, cancels):
                     self._introduce(facts)
                     if self._settings.yield_when_busy:
@@ -289,6 +299,8 @@ class Making:
             notes=fit_notes((*made.job.notes, *drawn.notes, *event.notes)),
         )
         self._results.keep(result, event.data)
+        if self._settings.autosave:
+            self._turn.effects.append(SavePicture(_saved(made, result), event.data))
 
     def _on_died(self, event: events.EngineDied) -> None:
         cancelled = event.ours and event.info.code == "cancelled"
@@ -326,7 +338,7 @@ class Making:
     def _facts(self, made: _Encoding) -> PictureFacts:
         return PictureFacts(
             seed=made.job.seed,
-            params=made.job.params,
+            params=made.job.asked or made.job.params,
             files=self.shelf.used(made.plan),
             sampling_method=made.drawn.sampling_method,
             scheduler=made.drawn.scheduler,
@@ -335,6 +347,22 @@ class Making:
             context=made.plan.context,
             version=self._settings.version,
         )
+
+
+def _saved(made: _Encoding, result: wire.Result) -> SavedFacts:
+    return SavedFacts(
+        id=result.attempt.id,
+        index=result.attempt.index,
+        seed=result.seed,
+        model=made.plan.model,
+        width=result.width,
+        height=result.height,
+        steps=made.job.params.steps,
+        sampler=made.drawn.sampling_method,
+        scheduler=made.drawn.scheduler,
+        worker=result.worker,
+        format=result.format,
+    )
 
 
 def _name(attempt: Attempt) -> str:

@@ -21,6 +21,7 @@ from sdistrib.protocol.messages import (
     Standing,
     WorkerHello,
 )
+from sdistrib_worker.choices import Choices
 from sdistrib_worker.effects import Effect, Level, Log, Send
 
 #: A hello that found nobody connected is tried again this soon; it costs one refused send.
@@ -42,8 +43,10 @@ class Settings:
     address: str
     #: Version of sdistrib.
     version: str
-    #: CPU threads for the engine; 0 leaves it to the engine.
+    #: CPU threads for the engine; 0 leaves it to the petition, and then to the engine.
     threads: int = 0
+    #: What else the owner decides whatever petitions wish, see `choices`.
+    choices: Choices = field(default_factory=dict)
     #: Factor on the limits for loading and drawing.
     patience: float = 1.0
     #: What the owner allows.
@@ -52,6 +55,8 @@ class Settings:
     unload_after_s: float = 0.0
     #: No grants while another process uses the device.
     yield_when_busy: bool = False
+    #: A copy of each picture that is handed over is kept here.
+    autosave: bool = False
 
 
 @dataclass(slots=True)

@@ -101,6 +101,8 @@ def _list_verb(name: str, text: str, *more: click.Parameter) -> None:
             connect_timeout_s=connect_timeout,
             insecure_lan=insecure_lan,
             every=every,
+            kind=rest.get("kind") or "",
+            name=rest.get("name") or "",
         )
         getattr(lists, f"show_{name}")(answer, as_json=as_json, **rest)
 
@@ -113,8 +115,16 @@ def _list_verb(name: str, text: str, *more: click.Parameter) -> None:
 
 _list_verb(
     "models",
-    "List the model files that the workers have.",
+    "List the model files that the workers have, with how many have each. HASH is as A1111 shows"
+    " it. Only names that contain NAME, or fit it where it has * or ?.",
+    click.Argument(["name"], metavar="[NAME]", required=False),
     click.Option(["--kind"], type=click.Choice(get_args(ModelKind)), help="Only this kind."),
+    click.Option(
+        ["--where"],
+        is_flag=True,
+        help="Name the workers that have each, as --json always does. A file that is another one"
+        " elsewhere has a row for each content.",
+    ),
 )
 _list_verb("workers", "List the workers: state, device, what they have loaded.")
 _list_verb(

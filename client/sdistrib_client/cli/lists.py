@@ -11,6 +11,7 @@ from sdistrib.protocol import messages as wire
 from sdistrib_client.cli.display import duration, short_time
 from sdistrib_client.cli.report import clean
 from sdistrib_client.events import Question
+from sdistrib_client.finding import fitting
 from sdistrib_client.sync import Client
 
 Row = Sequence[str]
@@ -37,6 +38,8 @@ def ask(
     connect_timeout_s: float,
     insecure_lan: bool,
     every: bool = False,
+    kind: str = "",
+    name: str = "",
 ) -> wire.Answer:
     """The manager's answer to one question.
 
@@ -44,26 +47,32 @@ def ask(
         SdistribError: it cannot be reached, or refuses.
     """
     with dial(host, connect_timeout_s=connect_timeout_s, insecure_lan=insecure_lan) as client:
-        return client.ask(what, every=every)
+        return client.ask(what, every=every, kind=kind, name=name)
 
 
-def show_models(answer: wire.Answer, kind: str | None, *, as_json: bool) -> None:
-    """The model files; JSON rows are {kind, name, size_bytes, digest, workers, conflict}."""
-    found = [model for model in answer.models if kind is None or model.file.kind == kind]
+def show_models(
+    answer: wire.Answer, kind: str | None, name: str | None, *, where: bool, as_json: bool
+) -> None:
+    """The model files, a row for each content; with `where`, who has it.
+
+    JSON rows are {kind, name, size_bytes, digest, workers, conflict}.
+    """
+    found = fitting(answer.models, kind, name or "")
     if as_json:
         _write_json({**_plain(m.file), "workers": m.workers, "conflict": m.conflict} for m in found)
-    else:
-        rows = [
-            (
-                model.file.kind,
-                model.file.name,
-                _size(model.file.size_bytes),
-                model.file.digest[:10] or "not known yet",
-                ", ".join(model.workers) + (" (contents differ!)" if model.conflict else ""),
-            )
-            for model in found
-        ]
-        write_table(("KIND", "NAME", "SIZE", "HASH", "WORKERS"), rows, cut=answer.cut)
+        return
+    rows = [
+        (
+            model.file.kind,
+            model.file.name,
+            _size(model.file.size_bytes),
+            model.file.digest[:10] or "not known yet",
+            (", ".join(model.workers) if where else str(len(model.workers)))
+            + (" (contents differ!)" if model.conflict else ""),
+        )
+        for model in found
+    ]
+    write_table(("KIND", "NAME", "SIZE", "HASH", "WORKERS"), rows, cut=answer.cut)
 
 
 def show_workers(answer: wire.Answer, *, as_json: bool) -> None:

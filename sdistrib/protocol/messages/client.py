@@ -106,6 +106,9 @@ class Ask(Message, frozen=True, kw_only=True):
     all: bool = False
     #: `queue`, `petition`: only petitions whose ids begin so.
     id: IdStart = ""
+    #: `models`: only this kind, and only names that fit this, see `models.name_fits`.
+    kind: Name = ""
+    name: Name = ""
 
 
 class Plan(Message, frozen=True, kw_only=True):
@@ -201,10 +204,10 @@ class Cancelled(Message, frozen=True, kw_only=True):
 
 
 class FoundModel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model file of the farm."""
+    """One model file of the farm; a name that means several contents has a row for each."""
 
     file: ModelFile
-    #: Stable names of the workers that have it.
+    #: Stable names of the workers that have this content under this name.
     workers: tuple[Name, ...]
     #: The same name stands for other content on another worker.
     conflict: bool = False

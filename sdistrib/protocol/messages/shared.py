@@ -68,6 +68,8 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_pixels: Count = 0
     #: Images in one call of the engine.
     max_batch: Count = 0
+    #: Placement that he decides whatever petitions wish: "clip_on_cpu=false", "threads=4".
+    placement: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
 
 
 class Beat(Message, frozen=True, kw_only=True):

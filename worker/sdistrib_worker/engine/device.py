@@ -6,6 +6,7 @@ that each backend obeys, and the child compares what the library lists with what
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -48,12 +49,83 @@ class Device(NamedTuple):
     memory_bytes: int = 0
 
     @property
+    def word(self) -> str:
+        """What `--device` takes for it: "cuda0", "vulkan1", "metal", "cpu"."""
+        backend, number = self.backend, self.name[len(self.name.rstrip("0123456789")) :]
+        return backend + (number or "0") if backend in _VISIBLE else backend
+
+    @property
     def backend(self) -> str:
         """ "cpu", "cuda", "hip", "vulkan", "sycl", "metal", or ggml's own word in lower case."""
         for start, backend in _BACKENDS.items():
             if self.name.startswith(start):
                 return backend
         return self.name.rstrip("0123456789").lower()
+
+
+def spelled(device: str) -> str:
+    """A device as a person or ggml writes it (CUDA0, ROCm1, MTL0), in our words."""
+    plain = device.strip().lower()
+    if plain.startswith("mtl"):
+        return "metal"
+    return "hip" + plain[4:] if plain.startswith("rocm") else plain
+
+
+def pick(asked: str, found: Sequence[Device]) -> tuple[str, ...]:
+    """The devices that `--devices` means, as `--device` takes them.
+
+    Args:
+        asked: "all", or words with commas between them; "cpu" is always there.
+        found: what the engine's library lists. All of them are its GPUs, or the CPU without any.
+
+    Raises:
+        ConfigError: one is not there, or is named twice.
+    """
+    there = [device.word for device in found if device.kind in ("gpu", "igpu")]
+    if spelled(asked) == "all":
+        return tuple(there) or ("cpu",)
+    words = tuple(spelled(word) for word in asked.split(",") if word.strip())
+    listing = ", ".join(f"{one.word} ({one.description})" for one in found if one.kind != "accel")
+    for word in words:
+        if word not in (*there, "cpu"):
+            raise ConfigError(f"--devices: {word!r} is not here. The engine lists {listing}.")
+        if words.count(word) > 1:
+            raise ConfigError(f"--devices: {word} is named twice; an engine needs its own device.")
+    if not words:
+        raise ConfigError(f"--devices {asked!r} names no device. The engine lists {listing}.")
+    return words
+
+
+def vulkan_numbers(listed: Sequence[str], seen: Sequence[str]) -> dict[int, int] | None:
+    """Which number of its variable each listed Vulkan device has.
+
+    Without GGML_VK_VISIBLE_DEVICES ggml lists GPUs only, each once and perhaps in another order;
+    the variable counts all that the driver has, software ones too. Only descriptions tell.
+
+    Args:
+        listed: descriptions of the devices that are listed without the variable.
+        seen: descriptions under each number of the variable from 0 on, as far as it was looked.
+
+    Returns:
+        Number in `listed` to number in `seen`; None as long as one was not seen.
+    """
+    if Counter(listed) - Counter(seen):
+        return None
+    free = list(enumerate(seen))
+    numbers = {}
+    for place, description in enumerate(listed):
+        found = next(one for one in free if one[1] == description)
+        free.remove(found)
+        numbers[place] = found[0]
+    return numbers
+
+
+def table_line(device: Device) -> str:
+    """A line of `--list-devices`: name, description, backend and memory, with tabs between."""
+    gib = 1024.0**3
+    memory = f"{device.memory_bytes_free / gib:.1f} of {device.memory_bytes / gib:.1f} GiB free"
+    shown = memory if device.memory_bytes else "memory not known"
+    return "\t".join((device.word, " ".join(device.description.split()), device.backend, shown))
 
 
 def device_environment(device: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -66,6 +138,7 @@ def device_environment(device: str, environment: Mapping[str, str]) -> dict[str,
     Raises:
         ConfigError: `device` is no such word, or its number is beyond what the environment allows.
     """
+    device = spelled(device)
     match = _ASKED.fullmatch(device)
     if match is None:
         raise ConfigError(
@@ -110,7 +183,7 @@ def choose(asked: str, found: Sequence[Device], version: str) -> Device:
         DeviceError: it is another one.
     """
     device = taken(found)
-    backend = asked.rstrip("0123456789")
+    backend = spelled(asked).rstrip("0123456789")
     if backend in ("auto", device.backend):
         return device
     have = ", ".join(f"{one.name} ({one.description})" for one in found)
