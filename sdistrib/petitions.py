@@ -15,6 +15,9 @@ from sdistrib.params import Params
 
 PetitionState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 Priority = Literal["high", "normal", "low"]
+#: How the engine shows what it has so far: latents projected to colours (an eighth of the size),
+#: or decoded by the context's tiny autoencoder or VAE, whichever it has.
+PreviewMode = Literal["none", "proj", "tae", "vae"]
 ImageState = Literal["waiting", "leased", "done", "failed", "cancelled"]
 
 PETITION_ENDS: frozenset[PetitionState] = frozenset({"done", "failed", "cancelled", "expired"})
@@ -74,6 +77,12 @@ class Petition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hedge: bool = True
     #: All images are drawn by engines of one fingerprint.
     exact: bool = False
+    #: What is shown of an image while it is drawn; changes no pixel of it.
+    preview: PreviewMode = "none"
+    #: Sampling steps from one preview to the next.
+    preview_interval: Annotated[int, Meta(ge=1, le=limits.STEPS_MAX)] = 1
+    #: Previews of what the model is given, and not of what it makes of that.
+    preview_noisy: bool = False
 
 
 class InvalidTransitionError(SdistribError):

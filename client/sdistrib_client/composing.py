@@ -11,32 +11,31 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.models import wanted_files
 from sdistrib.params import BY_NAME, check
-from sdistrib.petitions import Petition, Priority
+from sdistrib.petitions import Petition
 from sdistrib_client.samplers import read_sampler, read_scheduler
 
-#: What a petition has beside its parameters; the last four may change at a retry.
-ENVELOPE = ("images", "seed", "cancel_on_disconnect", "timeout_s", "priority", "hedge", "exact")
-_EDITABLE = ENVELOPE[-4:]
+#: Of what a petition has beside its parameters, what may change at a retry.
+_EDITABLE = (
+    "timeout_s", "priority", "hedge", "exact", "preview", "preview_interval", "preview_noisy",
+)  # fmt: skip
+#: What a petition has beside its parameters.
+ENVELOPE = ("images", "seed", "cancel_on_disconnect", *_EDITABLE)
 
 
 def compose(
-    params: Mapping[str, Any],
-    *,
-    images: int = 1,
-    seed: int | None = None,
-    timeout_s: float = 0.0,
-    cancel_on_disconnect: bool = False,
-    priority: Priority = "normal",
-    hedge: bool = True,
-    exact: bool = False,
+    params: Mapping[str, Any], *, images: int = 1, seed: int | None = None, **about: Any
 ) -> Petition:
     """Make a petition. `params` are fields of `sdistrib.params.Params`; None means not given.
 
-    A seed of None, or below 0, is drawn from all that the engine has.
+    `about` are other fields of the petition: timeout_s, cancel_on_disconnect, priority, hedge,
+    exact, preview, preview_interval, preview_noisy. A seed of None, or below 0, is drawn from all
+    that the engine has.
 
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.
     """
+    if strange := about.keys() - set(ENVELOPE):
+        raise TypeError(f"a petition has no {', '.join(sorted(strange))}")
     # Without a prompt the check below says what is missing better than the type could.
     given = {"prompt": ""} | {name: value for name, value in params.items() if value is not None}
     _check_names(given)
@@ -46,11 +45,7 @@ def compose(
             "params": given,
             "seed": secrets.randbelow(limits.SEED_MAX + 1) if seed is None or seed < 0 else seed,
             "images": images,
-            "timeout_s": timeout_s,
-            "cancel_on_disconnect": cancel_on_disconnect,
-            "priority": priority,
-            "hedge": hedge,
-            "exact": exact,
+            **about,
         }
     )
     check(petition.params)
@@ -74,7 +69,7 @@ def petition_of(wanted: str | Petition, wishes: Mapping[str, Any]) -> Petition:
 def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     """The same petition with other parameters; None takes one back to the engine's own choice.
 
-    Changes may name `timeout_s`, `priority`, `hedge` and `exact` too.
+    Changes may name `timeout_s`, `priority`, `hedge`, `exact` and the previews' fields too.
 
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.

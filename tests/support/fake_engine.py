@@ -57,7 +57,7 @@ def main() -> None:
     _guard()
     sock = socket.socket(fileno=int(sys.argv[1]))
     link = Link(sock)
-    serve(link, Inbox(sock), FakeEngine(link))
+    serve(link, Inbox(sock, link), FakeEngine(link))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Literal
 from sdistrib import limits
 from sdistrib.errors import ErrorCode
 from sdistrib.params import Params
-from sdistrib.protocol.engine import At, Draw
+from sdistrib.petitions import Petition
+from sdistrib.protocol.engine import At, Draw, PreviewWish
 from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Phase, Step
 from sdistrib_worker.effects import AskEngine, CancelDrawing, KillEngine, StartEngine
 from sdistrib_worker.pace import Pace, SizeKey
@@ -30,6 +31,15 @@ class Job:
     params: Params
     #: The image's own seed.
     seed: int
+    #: None wants no previews.
+    preview: PreviewWish | None = None
+
+
+def preview_wish(petition: Petition) -> PreviewWish | None:
+    """What a petition wants shown of its images while they are drawn."""
+    if petition.preview == "none":
+        return None
+    return PreviewWish(petition.preview, petition.preview_interval, petition.preview_noisy)
 
 
 @dataclass(slots=True)
@@ -117,6 +127,7 @@ class Drawing:
             files=plan.files,
             loras=plan.loras,
             threads=threads,
+            preview=job.preview,
         )
         self._turn.effects.append(AskEngine(draw))
 

@@ -128,7 +128,7 @@ class Loop:
             case fx.Send(message, body):
                 if self._dealer.send(encode(message, body)) != "sent":
                     self._mailbox.put(events.SendFailed(message))
-            case fx.EncodePicture():
+            case fx.EncodePicture() | fx.EncodePreview():
                 self._encoder.order(effect)
             case fx.WatchDevice(facts):
                 self._lookout.watch(facts)

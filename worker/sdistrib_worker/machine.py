@@ -17,7 +17,7 @@ from sdistrib.protocol.codec import Buffer, decode_petition, encode_inventory
 from sdistrib.protocol.messages import Attempt, EngineState, Message, Standing
 from sdistrib_worker import events
 from sdistrib_worker.allowed import too_large
-from sdistrib_worker.drawing import Job
+from sdistrib_worker.drawing import Job, preview_wish
 from sdistrib_worker.effects import Effect, Stop
 from sdistrib_worker.making import Making
 from sdistrib_worker.rest import Rest
@@ -124,6 +124,8 @@ class Worker:
                 self._results.forget(attempt)
             case wire.ChunkSeen():
                 self._results.seen(message)
+            case wire.PreviewSeen(attempt=attempt):
+                self._making.previewing.seen(attempt)
             case _:  # a beat, which was counted
                 pass
 
@@ -134,6 +136,7 @@ class Worker:
         for attempt in given_back:
             self._session.say(wire.Revoked(attempt=attempt))
         self._results.hand_in()
+        self._making.previewing.session_began()
         self._announced = None
         if not self._inventory_told:
             self._tell_inventory()
@@ -169,7 +172,8 @@ class Worker:
                 self._making.fail(attempt, error.info)
             return
         for attempt in new:
-            job = Job(attempt, petition.params, petition.seed + attempt.index)
+            seed = petition.seed + attempt.index
+            job = Job(attempt, petition.params, seed, preview_wish(petition))
             fault = too_large(petition.params, self._settings.declared)
             if fault is not None:
                 self._making.fail(attempt, fault)

@@ -11,6 +11,8 @@ from sdistrib_client.cli.flags import (
     other_flags,
     output_flags,
     parameter_flags,
+    preview_flags,
+    preview_path_flag,
     timeout_flag,
     urgency_flags,
 )
@@ -157,6 +159,7 @@ _petition_verb(
     " ID may be shortened to what no other petition's begins with.",
     _id(),
     *output_flags(),
+    preview_path_flag(),
     *connection_flags(),
 )
 _petition_verb(
@@ -182,6 +185,7 @@ _petition_verb(
     *parameter_flags(),
     timeout_flag(),
     *urgency_flags(),
+    *preview_flags(),
     detach_flag(),
     *output_flags(),
     *connection_flags(),

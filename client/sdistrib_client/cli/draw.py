@@ -24,13 +24,15 @@ from sdistrib.petitions import Petition
 from sdistrib_client.cli.display import Display, Lines, Quiet
 from sdistrib_client.cli.dry_run import dry_run
 from sdistrib_client.cli.events_json import JsonLines
-from sdistrib_client.cli.flags import params_of, urgency_of
+from sdistrib_client.cli.flags import params_of, previews_of, urgency_of
 from sdistrib_client.cli.report import status_of, status_of_error
 from sdistrib_client.composing import compose
 from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError, Unreachable
 from sdistrib_client.images import Outputs
-from sdistrib_client.sync import Client, Drawing
+from sdistrib_client.pictures import Preview
+from sdistrib_client.preview_file import PreviewFile
+from sdistrib_client.sync import Client, Drawing, OnPreview
 
 #: What the extra `client` brings; drawing wants both, on a terminal or not, so that the same
 #: command behaves alike in both.
@@ -51,8 +53,9 @@ def run(host: str, values: Mapping[str, Any]) -> int:
         forbid_output()
         return connected(host, values, lambda client, display: _detach(client, petition, display))
     outputs = outputs_of(values, petition.images)
+    previews = previews_to(values, outputs) if petition.preview != "none" else None
     return connected(
-        host, values, lambda client, display: _draw(client, petition, outputs, display)
+        host, values, lambda client, display: _draw(client, petition, outputs, previews, display)
     )
 
 
@@ -106,7 +109,7 @@ def forbid_output() -> None:
         click.UsageError: a file was named.
     """
     given = click.get_current_context().get_parameter_source
-    for name in ("output", "output_begin_idx"):
+    for name in ("output", "output_begin_idx", "preview_path"):
         if given(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
                 f"--detach writes no picture; give --{name.replace('_', '-')} to fetch or attach."
@@ -120,6 +123,7 @@ def _petition(values: Mapping[str, Any]) -> Petition:
         seed=values["seed"],
         timeout_s=values["timeout"],
         **urgency_of(values),
+        **previews_of(values),
     )
 
 
@@ -137,6 +141,42 @@ def outputs_of(values: Mapping[str, Any], images: int) -> Outputs:
     except OutputError as error:
         raise click.UsageError(str(error)) from None
     return outputs
+
+
+def previews_to(values: Mapping[str, Any], outputs: Outputs) -> PreviewFile:
+    """Where previews go.
+
+    Raises:
+        click.UsageError: they cannot go there.
+    """
+    try:
+        previews = PreviewFile(values["preview_path"])
+    except OutputError as error:
+        raise click.UsageError(str(error)) from None
+    if previews.path in {outputs.path(index) for index in range(outputs.images)}:
+        raise click.UsageError(f"{previews.path} cannot be both a picture and its preview.")
+    return previews
+
+
+def watcher(previews: PreviewFile | None, display: Display) -> OnPreview | None:
+    """What is done with each preview; one that cannot be written is told once, and costs nothing.
+
+    None where none are wanted.
+    """
+    if previews is None:
+        return None
+    told = False
+
+    def show(preview: Preview) -> None:
+        nonlocal told
+        try:
+            display.preview(preview, previews.write(preview))
+        except OutputError as error:
+            if not told:
+                display.notice(f"{error} The pictures are drawn all the same.")
+            told = True
+
+    return show
 
 
 def _display(values: Mapping[str, Any]) -> Display:
@@ -171,8 +211,19 @@ def keep(drawing: Drawing, display: Display) -> int:
     return status
 
 
-def _draw(client: Client, petition: Petition, outputs: Outputs, display: Display) -> int:
-    drawing = client.draw(petition, on_accepted=display.accepted, on_progress=display.progress)
+def _draw(
+    client: Client,
+    petition: Petition,
+    outputs: Outputs,
+    previews: PreviewFile | None,
+    display: Display,
+) -> int:
+    drawing = client.draw(
+        petition,
+        on_accepted=display.accepted,
+        on_progress=display.progress,
+        on_preview=watcher(previews, display),
+    )
     return receive(drawing, outputs, display)
 
 

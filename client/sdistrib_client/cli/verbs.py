@@ -13,8 +13,17 @@ from sdistrib.params import PARAMETERS
 from sdistrib.petitions import PETITION_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib_client.cli.display import Display
-from sdistrib_client.cli.draw import connected, forbid_output, keep, outputs_of, receive, write_all
-from sdistrib_client.cli.flags import params_of, urgency_of, variable
+from sdistrib_client.cli.draw import (
+    connected,
+    forbid_output,
+    keep,
+    outputs_of,
+    previews_to,
+    receive,
+    watcher,
+    write_all,
+)
+from sdistrib_client.cli.flags import params_of, previews_of, urgency_of, variable
 from sdistrib_client.cli.lists import dial
 from sdistrib_client.cli.report import status_of
 from sdistrib_client.effects import Ending
@@ -30,7 +39,12 @@ def attach(host: str, values: Values) -> int:
     def work(client: Client, display: Display) -> int:
         row = client.find(values["petition_id"])
         outputs = outputs_of(values, row.images)
-        drawing = client.attach(row.id, on_accepted=display.accepted, on_progress=display.progress)
+        drawing = client.attach(
+            row.id,
+            on_accepted=display.accepted,
+            on_progress=display.progress,
+            on_preview=watcher(previews_to(values, outputs), display),
+        )
         if row.state in PETITION_ENDS and row.done:
             display.notice(
                 f"Petition {row.id[:8]} has ended. Pictures that were written before do not come"
@@ -80,6 +94,7 @@ def retry(host: str, values: Values) -> int:
             timeout_s=timeout_s,
             on_accepted=display.accepted,
             on_progress=display.progress,
+            on_preview=None if outputs is None else watcher(previews_to(values, outputs), display),
             **changes,
         )
         return keep(drawing, display) if outputs is None else receive(drawing, outputs, display)
@@ -99,6 +114,7 @@ def _typed(values: Values) -> tuple[dict[str, Any], float | None]:
     flags = {"priority": "priority", "hedge": "no_hedge", "exact": "exact"}
     urgency = urgency_of(values)
     changes |= {name: urgency[name] for name, flag in flags.items() if is_typed(flag)}
+    changes |= {name: value for name, value in previews_of(values).items() if is_typed(name)}
     return changes, values["timeout"] if is_typed("timeout") else None
 
 
