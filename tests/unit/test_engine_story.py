@@ -107,6 +107,7 @@ def test_wishes_without_effect_become_notes() -> None:
         "timestep shifting is only supported for SDXL models!",
         "UCache requested but not supported for this model type (only UNET models)",
         "UCache requested but not supported for this model type (only UNET models)",
+        "No latent to RGB projection known for this model",
         "Spectrum: something harmless",
     ):
         told.line(2, f"x.hpp:1    - {line}")
@@ -120,7 +121,7 @@ def test_wishes_without_effect_become_notes() -> None:
         1, "lora.hpp:830 - (2 / 2) LoRA tensors have been applied, lora_file_path = /l/b.gguf"
     )
     notes = told.notes()
-    assert len(notes) == 4
+    assert len(notes) == 5
     assert sum("--cache-mode" in note for note in notes) == 1
     assert "LoRA a.gguf fits no layer of this model" in notes
 

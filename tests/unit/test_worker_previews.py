@@ -1,7 +1,9 @@
 """Previews within a worker: one at a time, the newest next, never in the way of a picture."""
 
 import io
+import queue
 import random
+import threading
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
+from sdistrib_worker.encoder import Encoder
 from sdistrib_worker.preview_files import encode, encode_preview
 from tests.support.rig import FACTS, Rig, asked, attempt, crash, of, one, said
 
@@ -227,3 +230,47 @@ def test_pixels_that_are_no_picture_are_answered_and_closed(pixels) -> None:
     good = _Shared(192)
     assert encode(fx.EncodePreview(attempt(), good)).data
     assert good.closed
+
+
+class _Held(_Shared):
+    """Pixels that the encoder waits for."""
+
+    def __init__(self) -> None:
+        super().__init__(192)
+        self.drawn = child.Drawn(ticket=1, width=8, height=8, channels=3, load_s=0.0, draw_s=1.0)
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def pixels(self) -> bytes:
+        self.reached.set()
+        assert self.released.wait(30)
+        return super().pixels()
+
+
+def test_a_finished_picture_goes_before_previews_that_wait() -> None:
+    done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    encoder = Encoder(done.put)
+    try:
+        first, last = _Held(), _Held()
+        last.released.set()
+        encoder.order(fx.EncodePicture(attempt(0), first, None))
+        assert first.reached.wait(30)
+        encoder.order(fx.EncodePreview(attempt(1), _Shared(192)))
+        encoder.order(fx.EncodePicture(attempt(2), last, None))
+        first.released.set()
+        made = [done.get(timeout=30) for _ in range(3)]
+    finally:
+        encoder.stop()
+    assert [one.attempt.index for one in made] == [0, 2, 1]
+    assert isinstance(made[2], events.PreviewEncoded)
+    assert made[2].data
+
+
+def test_previews_that_wait_when_the_encoder_stops_are_dropped() -> None:
+    encoder = Encoder(lambda _: None)
+    first, waiting = _Held(), _Shared(192)
+    encoder.order(fx.EncodePicture(attempt(0), first, None))
+    assert first.reached.wait(30)
+    encoder.order(fx.EncodePreview(attempt(1), waiting))
+    threading.Timer(0.05, first.released.set).start()
+    encoder.stop()
+    assert waiting.closed
