@@ -144,6 +144,7 @@ class Fates:
             priority=rng.choice(("normal", "normal", "high", "low")),
             hedge=rng.random() < 0.7,
             exact=rng.random() < 0.2,
+            preview="proj" if number % 2 else "none",
         )  # fmt: skip
         petition_id = f"{rng.getrandbits(64):016x}{number:016x}"
         if not petition.hedge:
