@@ -6,6 +6,7 @@ many of `bench.engine_figures.PARAMS` with seeds from 0 and prints the seconds i
 
 import sys
 import time
+from collections.abc import Callable
 
 from bench.engine_figures import PARAMS
 from sdistrib.protocol.engine import Draw
@@ -16,6 +17,16 @@ from sdistrib_worker.engine.sdcpp import SdCpp
 class _Deaf:
     def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
         """Nobody is told."""
+
+    takes_preview = False
+
+    def when_room(self, then: Callable[[], None]) -> None:
+        """There never is."""
+
+    def preview(
+        self, step: int, width: int, height: int, channels: int, pixels: bytes, *, noisy: bool
+    ) -> None:
+        """Nobody looks."""
 
     def log(self, level: int, text: str) -> None:
         """Nobody is told."""

@@ -41,6 +41,15 @@ CLIENT_BYTES_IN_FLIGHT_MAX = 8 * MIB
 CLIENT_PETITIONS_MAX = 200
 #: Results a worker keeps while the manager is away or has not recorded them; then it takes no work.
 WORKER_RESULTS_HELD_MAX = 64
+#: Longest side of a preview: what fits beside a prompt on a screen.
+PREVIEW_SIDE_MAX = 512
+#: Bytes of one preview; pure noise of that size is smaller as a JPEG of our quality.
+PREVIEW_BYTES_MAX = 384 * KIB
+#: Previews that one connection of a client has not said to have seen, of all its petitions.
+CLIENT_PREVIEWS_IN_FLIGHT_MAX = 4
+#: Bytes of previews that a manager keeps for slow clients, each a single newest one per petition;
+#: one that finds no room is dropped.
+PREVIEWS_BYTES_MAX = 64 * MIB
 #: Messages per peer in ZeroMQ's own queue. Credit keeps us far below; the mark is a backstop.
 HIGH_WATER_MARK = 1000
 

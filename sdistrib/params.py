@@ -127,6 +127,7 @@ class Params(
     mmap: Annotated[bool, _load("--mmap", "Map the model file into memory instead of reading it.", "enable_mmap")] = False
     max_vram: Annotated[float, Meta(ge=0.0, le=1024.0), _load("--max-vram", "GiB of device memory to run in by cutting the graph; 0 is no bound.", "max_vram")] = 0.0
     clip_on_cpu: Annotated[bool, _load("--clip-on-cpu", "Keep the text encoder on the CPU.", "keep_clip_on_cpu")] = False
+    taesd_preview_only: Annotated[bool, _load("--taesd-preview-only", "Use --taesd for previews only, and the VAE for the picture itself.", "tae_preview_only")] = False
     vae_on_cpu: Annotated[bool, _load("--vae-on-cpu", "Keep the VAE on the CPU.", "keep_vae_on_cpu")] = False
     control_net_cpu: Annotated[bool, _load("--control-net-cpu", "Keep the ControlNet on the CPU.", "keep_control_net_on_cpu")] = False
     fa: Annotated[bool, _load("--fa", "Flash attention everywhere.", "flash_attn")] = False

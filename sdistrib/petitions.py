@@ -21,6 +21,9 @@ OnOom = Literal["retry", "tile", "fail"]
 #: How an image is drawn with less memory than its petition's parameters take: as they are, with VAE
 #: tiling, or with weights kept in RAM besides.
 Relief = Literal["", "tile", "offload"]
+#: How the engine shows what it has so far: latents projected to colours (an eighth of the size),
+#: or decoded by the context's tiny autoencoder or VAE, whichever it has.
+PreviewMode = Literal["none", "proj", "tae", "vae"]
 ImageState = Literal["waiting", "leased", "done", "failed", "cancelled"]
 
 PETITION_ENDS: frozenset[PetitionState] = frozenset({"done", "failed", "cancelled", "expired"})
@@ -83,6 +86,12 @@ class Petition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: After running out of memory an image is tried on another worker with room ("retry"), then
     #: with VAE tiling and then with offloaded weights ("tile"), or not again ("fail").
     on_oom: OnOom = "retry"
+    #: What is shown of an image while it is drawn; changes no pixel of it.
+    preview: PreviewMode = "none"
+    #: Sampling steps from one preview to the next.
+    preview_interval: Annotated[int, Meta(ge=1, le=limits.STEPS_MAX)] = 1
+    #: Previews of what the model is given, and not of what it makes of that.
+    preview_noisy: bool = False
 
 
 class InvalidTransitionError(SdistribError):

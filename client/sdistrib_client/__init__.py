@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sdistrib_client.aio import AsyncClient, AsyncDrawing
     from sdistrib_client.composing import compose
     from sdistrib_client.errors import OutputError, PicturesFailedError, Unreachable
-    from sdistrib_client.pictures import Picture, Timings
+    from sdistrib_client.pictures import Picture, Preview, Timings
     from sdistrib_client.sync import Client, Drawing
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "PetitionError",
     "Picture",
     "PicturesFailedError",
+    "Preview",
     "SdistribError",
     "Timings",
     "Unreachable",
@@ -41,6 +42,7 @@ _HOMES = {
     "PetitionError": "sdistrib.errors",
     "Picture": "sdistrib_client.pictures",
     "PicturesFailedError": "sdistrib_client.errors",
+    "Preview": "sdistrib_client.pictures",
     "SdistribError": "sdistrib.errors",
     "Timings": "sdistrib_client.pictures",
     "Unreachable": "sdistrib_client.errors",

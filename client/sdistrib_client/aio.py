@@ -37,7 +37,7 @@ from sdistrib_client.finding import (
 from sdistrib_client.link import CONNECT_TIMEOUT_S
 from sdistrib_client.pictures import Picture
 from sdistrib_client.session import Inbox, Session, dial_address
-from sdistrib_client.sync import OnProgress
+from sdistrib_client.sync import OnPreview, OnProgress
 
 _log = logging.getLogger(__name__)
 
@@ -95,34 +95,48 @@ class AsyncClient:
         images: int = 1,
         seed: int | None = None,
         on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
         **wishes: Any,
     ) -> "AsyncDrawing":
         """Draw pictures: `sync.Client.txt2img`, with `async for`."""
         petition = compose_wishes(prompt, {"images": images, "seed": seed, **wishes})
-        return self.draw(petition, on_progress=on_progress)
+        return self.draw(petition, on_progress=on_progress, on_preview=on_preview)
 
     async def submit(self, prompt: str, **wishes: Any) -> str:
         """Have pictures drawn without waiting for them; the id to attach to, or to fetch."""
         box = self._session.submit(compose_wishes(prompt, wishes), detach=True)
-        drawing = self._drawing(box, None)
+        drawing = self._drawing(box)
         async for _ in drawing:
             pass
         return drawing.id
 
-    def draw(self, petition: Petition, *, on_progress: OnProgress | None = None) -> "AsyncDrawing":
+    def draw(
+        self,
+        petition: Petition,
+        *,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
+    ) -> "AsyncDrawing":
         """Draw a petition that was composed before."""
-        return self._drawing(self._session.submit(petition), on_progress)
+        box = self._session.submit(petition, previews=on_preview is not None)
+        return self._drawing(box, on_progress, on_preview)
 
     async def attach(
-        self, petition_id: str, *, on_progress: OnProgress | None = None
+        self,
+        petition_id: str,
+        *,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> "AsyncDrawing":
         """The pictures of a petition that nobody has had yet, and those to come."""
-        return self._drawing(self._session.seek(await self.look(petition_id)), on_progress)
+        found = await self.look(petition_id)
+        box = self._session.seek(found, previews=on_preview is not None)
+        return self._drawing(box, on_progress, on_preview)
 
     async def fetch(self, petition_id: str) -> "AsyncDrawing":
         """All pictures that a petition has now, seen before or not."""
         found = await self.look(petition_id)
-        return self._drawing(self._session.seek(found, again=True, wait=False), None)
+        return self._drawing(self._session.seek(found, again=True, wait=False))
 
     async def retry(
         self,
@@ -130,12 +144,14 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
         on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
         **changes: Any,
     ) -> "AsyncDrawing":
         """Draw the images of an ended petition that have no picture, with other parameters."""
         found = await self.look(petition_id)
-        box = self._session.retry(found, retry_of(found, changes, timeout_s))
-        return self._drawing(box, on_progress)
+        edited, previews = retry_of(found, changes, timeout_s), on_preview is not None
+        box = self._session.retry(found, edited, previews=previews)
+        return self._drawing(box, on_progress, on_preview)
 
     async def purge(self, petition_id: str | None) -> int:
         """Forget an ended petition for good, or all; how many those were."""
@@ -218,10 +234,20 @@ class AsyncClient:
         self._changed_now()
         self._wake.set()
 
-    def _drawing(self, box: Inbox, on_progress: OnProgress | None) -> "AsyncDrawing":
+    def _drawing(
+        self,
+        box: Inbox,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
+    ) -> "AsyncDrawing":
         box.changed = self._changed_now
         self._wake.set()
-        return AsyncDrawing(self, box, on_progress)
+        return AsyncDrawing(self, box, on_progress, on_preview)
+
+    def _show(self, box: Inbox, on_preview: OnPreview | None) -> None:
+        if box.preview is not None:
+            self._session.show(box, on_preview)
+            self._wake.set()
 
     def _leave(self, box: Inbox) -> None:
         self._session.leave(box)
@@ -275,10 +301,17 @@ class AsyncClient:
 class AsyncDrawing:
     """The pictures of one petition, as they come. An asynchronous iterator and context manager."""
 
-    def __init__(self, client: AsyncClient, box: Inbox, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        box: Inbox,
+        on_progress: OnProgress | None,
+        on_preview: OnPreview | None,
+    ) -> None:
         self._client = client
         self._box = box
         self._on_progress = on_progress
+        self._on_preview = on_preview
         self._over = False
 
     @property
@@ -314,6 +347,7 @@ class AsyncDrawing:
             progress, self._box.progress = self._box.progress, None
             if progress is not None and self._on_progress is not None:
                 self._on_progress(progress)
+            self._client._show(self._box, self._on_preview)  # noqa: SLF001
             if self._box.pictures:
                 return self._box.hand_out()
             if self._box.ending is not None:

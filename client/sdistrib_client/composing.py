@@ -11,36 +11,35 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.models import wanted_files
 from sdistrib.params import BY_NAME, check
-from sdistrib.petitions import OnOom, Petition, Priority
+from sdistrib.petitions import Petition
 from sdistrib_client.naming import write_names
 from sdistrib_client.samplers import read_sampler, read_scheduler
 
-#: What of a petition, beside its parameters, may change at a retry; and all there is.
-_EDITABLE = ("timeout_s", "priority", "hedge", "exact", "on_oom")
+#: Of what a petition has beside its parameters, what may change at a retry.
+_EDITABLE = (
+    "timeout_s", "priority", "hedge", "exact", "on_oom",
+    "preview", "preview_interval", "preview_noisy",
+)  # fmt: skip
+#: What a petition has beside its parameters.
 ENVELOPE = ("images", "seed", "cancel_on_disconnect", *_EDITABLE)
 
 
-def compose(  # noqa: PLR0913 - one for each field of a petition
-    params: Mapping[str, Any],
-    *,
-    images: int = 1,
-    seed: int | None = None,
-    timeout_s: float = 0.0,
-    cancel_on_disconnect: bool = False,
-    priority: Priority = "normal",
-    hedge: bool = True,
-    exact: bool = False,
-    on_oom: OnOom = "retry",
+def compose(
+    params: Mapping[str, Any], *, images: int = 1, seed: int | None = None, **about: Any
 ) -> Petition:
     """Make a petition. `params` are fields of `sdistrib.params.Params`; None means not given.
 
     `loras` and `embeddings` may be among them: `naming.write_names` puts them into the prompts.
 
-    A seed of None, or below 0, is drawn from all that the engine has.
+    `about` are other fields of the petition: timeout_s, cancel_on_disconnect, priority, hedge,
+    exact, on_oom, preview, preview_interval, preview_noisy. A seed of None, or below 0, is drawn
+    from all that the engine has.
 
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.
     """
+    if strange := about.keys() - set(ENVELOPE):
+        raise TypeError(f"a petition has no {', '.join(sorted(strange))}")
     # Without a prompt the check below says what is missing better than the type could.
     given = {"prompt": ""} | {name: value for name, value in params.items() if value is not None}
     write_names(given)
@@ -51,12 +50,7 @@ def compose(  # noqa: PLR0913 - one for each field of a petition
             "params": given,
             "seed": secrets.randbelow(limits.SEED_MAX + 1) if seed is None or seed < 0 else seed,
             "images": images,
-            "timeout_s": timeout_s,
-            "cancel_on_disconnect": cancel_on_disconnect,
-            "priority": priority,
-            "hedge": hedge,
-            "exact": exact,
-            "on_oom": on_oom,
+            **about,
         }
     )
     check(petition.params)
@@ -80,7 +74,8 @@ def petition_of(wanted: str | Petition, wishes: Mapping[str, Any]) -> Petition:
 def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     """The same petition with other parameters; None takes one back to the engine's own choice.
 
-    Changes may name `timeout_s`, `priority`, `hedge`, `exact` and `on_oom` too.
+    Changes may name `timeout_s`, `priority`, `hedge`, `exact`, `on_oom` and the previews' fields
+    too.
 
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.

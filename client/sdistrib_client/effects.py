@@ -48,6 +48,15 @@ class ShowProgress(msgspec.Struct, frozen=True):
     message: wire.Progress
 
 
+class ShowPreview(msgspec.Struct, frozen=True):
+    """Show what an image looks like now; answered by `PreviewTaken`."""
+
+    #: What the manager said.
+    message: wire.Preview
+    #: The preview's bytes.
+    data: bytes
+
+
 class Notify(msgspec.Struct, frozen=True):
     """Tell the user about the connection."""
 
@@ -100,4 +109,4 @@ class Reply(msgspec.Struct, frozen=True):
     planned: wire.Planned | None = None
 
 
-Effect = Send | Deliver | ShowAccepted | ShowProgress | Notify | End | Reply
+Effect = Send | Deliver | ShowAccepted | ShowProgress | ShowPreview | Notify | End | Reply

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from sdistrib.protocol.codec import Buffer
-from sdistrib.protocol.messages import WorkerWish
+from sdistrib.protocol.messages import Attempt, WorkerWish
 
 Question = Literal["models", "workers", "queue", "status", "petition"]
 
@@ -38,6 +38,8 @@ class PetitionMade(msgspec.Struct, frozen=True):
     timeout_s: float = 0.0
     #: The user only wants to know that it is kept.
     detach: bool = False
+    #: He wants to see its images while they are drawn.
+    previews: bool = False
 
 
 class PetitionSought(msgspec.Struct, frozen=True):
@@ -51,6 +53,8 @@ class PetitionSought(msgspec.Struct, frozen=True):
     again: bool = False
     #: Those to come are wanted too; else only what is there now.
     wait: bool = True
+    #: As in `PetitionMade`.
+    previews: bool = False
 
 
 class RetryWished(msgspec.Struct, frozen=True):
@@ -64,6 +68,8 @@ class RetryWished(msgspec.Struct, frozen=True):
     body: bytes = b""
     #: The user only wants to know that it waits again.
     detach: bool = False
+    #: As in `PetitionMade`.
+    previews: bool = False
 
 
 class PetitionLeft(msgspec.Struct, frozen=True):
@@ -80,6 +86,13 @@ class PictureTaken(msgspec.Struct, frozen=True):
     id: str
     #: Index of the picture.
     index: int
+
+
+class PreviewTaken(msgspec.Struct, frozen=True):
+    """The caller is done with a preview and can take another."""
+
+    #: What it showed.
+    attempt: Attempt
 
 
 class CancelWished(msgspec.Struct, frozen=True):
@@ -145,6 +158,7 @@ Wish = (
     | RetryWished
     | PetitionLeft
     | PictureTaken
+    | PreviewTaken
     | CancelWished
     | QuestionAsked
     | PurgeWished

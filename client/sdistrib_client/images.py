@@ -60,7 +60,7 @@ class Outputs:
         Raises:
             OutputError: the format is not supported, or several pictures go to standard output.
         """
-        self._images = images
+        self.images = images
         self._begin_index = begin_index
         self.to_stdout = output == "-"
         if self.to_stdout and images > 1:
@@ -98,7 +98,7 @@ class Outputs:
         number = self._begin_index + index
         if self._numbered:
             return Path(_fill(self._base, number) + suffix)
-        tail = f"_{number}" if self._images > 1 else ""
+        tail = f"_{number}" if self.images > 1 else ""
         return Path(self._base + tail + suffix)
 
     def check(self) -> None:
@@ -107,7 +107,7 @@ class Outputs:
         Raises:
             OutputError: the files could not be written.
         """
-        for index in range(0 if self.to_stdout else self._images):
+        for index in range(0 if self.to_stdout else self.images):
             path = self.path(index) or Path()
             with _explained(path):
                 if index == 0:
@@ -142,10 +142,11 @@ def write_stream(stream: BinaryIO, data: bytes) -> None:
         raise OutputError(f"Standard output cannot be written: {error.strerror}.") from None
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file that is there whole or not at all; an older one stays until then.
 
-    A symbolic link is followed, so that it stays a link.
+    A symbolic link is followed, so that it stays a link. What is not `durable` may be lost when the
+    machine fails.
 
     Raises:
         OutputError: it could not be written.
@@ -159,9 +160,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.replace(target)
-            _sync_folder(target.parent)
+            if durable:
+                _sync_folder(target.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

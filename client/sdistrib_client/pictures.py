@@ -1,11 +1,13 @@
-"""A finished picture, as the caller gets it."""
+"""A finished picture, as the caller gets it, and previews of one under way."""
 
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sdistrib import limits
+from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
-from sdistrib.protocol.messages import Result
+from sdistrib.protocol.messages import Attempt, Result
 from sdistrib_client.images import write_atomically
 from sdistrib_client.reading import open_picture, texts
 
@@ -92,3 +94,57 @@ class Picture:
             OutputError: it cannot be written.
         """
         write_atomically(Path(path), self.data)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preview:
+    """What one picture looks like while it is drawn: the bytes of a small PNG or JPEG file."""
+
+    #: Index of the picture within its petition, from 0.
+    index: int
+    #: The sampling step that it shows, and how many there are.
+    step: int
+    steps: int
+    #: The file's bytes.
+    data: bytes = dataclasses.field(repr=False)
+    #: Size of the preview in pixels; at most `limits.PREVIEW_SIDE_MAX` a side.
+    width: int
+    height: int
+    #: Media format of `data`: "png" or "jpeg".
+    format: str
+    #: Name of the worker that draws the picture.
+    worker: str
+    #: It shows what the model was given, and not what it made of that.
+    noisy: bool
+    #: What the manager is told when this one is done with.
+    attempt: Attempt = dataclasses.field(repr=False)
+
+    @classmethod
+    def of(cls, message: wire.Preview, data: bytes) -> "Preview":
+        """Build from what the manager says and the bytes."""
+        return cls(
+            index=message.attempt.index,
+            step=message.step,
+            steps=message.steps,
+            data=data,
+            width=message.width,
+            height=message.height,
+            format=message.format,
+            worker=message.worker,
+            noisy=message.noisy,
+            attempt=message.attempt,
+        )
+
+    def image(self) -> "Image":
+        """The preview as Pillow has it, fully decoded.
+
+        Raises:
+            ConfigError: Pillow is not installed.
+            OSError: the bytes are no such picture.
+        """
+        image = open_picture(self.data)
+        # A header costs nothing, the pixels that it promises might.
+        if max(image.size) > limits.PREVIEW_SIDE_MAX:
+            raise OSError(f"a preview of {image.width}x{image.height} pixels")
+        image.load()
+        return image

@@ -78,18 +78,18 @@ class Requests:
     def _wish(self, event: events.Wish) -> None:
         match event:
             case events.PetitionMade():
-                opening = wire.Submit(id=event.id, detach=event.detach)
+                opening = wire.Submit(id=event.id, detach=event.detach, previews=event.previews)
                 self._open(Tracked(opening, event.body, event.images, event.timeout_s))
-            case events.PetitionSought(petition_id, images, again, wait):
-                attach = wire.Attach(id=petition_id, again=again, wait=wait)
+            case events.PetitionSought(petition_id, images, again, wait, previews):
+                attach = wire.Attach(id=petition_id, again=again, wait=wait, previews=previews)
                 self._open(Tracked(attach, b"", images))
             case events.RetryWished():
-                retry = wire.Retry(id=event.id, detach=event.detach)
+                retry = wire.Retry(id=event.id, detach=event.detach, previews=event.previews)
                 self._open(Tracked(retry, event.body, event.images))
             case events.PetitionLeft(petition_id):
                 self._left(petition_id)
-            case events.PictureTaken(petition_id, index):
-                self._picture_taken(petition_id, index)
+            case events.PictureTaken() | events.PreviewTaken():
+                self._taken(event)
             case events.CancelWished(petition_id):
                 self._cancel_wished(petition_id)
             case events.QuestionAsked() | events.PurgeWished() | events.ControlWished():
@@ -140,6 +140,8 @@ class Requests:
             self._result(received.message, received.body)
         elif isinstance(received.message, wire.Chunk):
             self._chunk(received.message, received.body)
+        elif isinstance(received.message, wire.Preview):
+            self._preview(received.message, bytes(received.body))
         elif isinstance(received.message, wire.Answer):
             self._out += self._questions.answered(received.message, bytes(received.body))
         else:
@@ -257,6 +259,15 @@ class Requests:
         self._take(transfer, chunk.offset, body)
         self._piece_seen(chunk.digest, transfer.incoming.received)
 
+    def _preview(self, preview: wire.Preview, data: bytes) -> None:
+        petition = self._petitions.get(preview.attempt.id)
+        index = preview.attempt.index
+        if petition is None or index >= petition.images or index in petition.given:
+            # The picture itself is here, or nobody waits for it any more.
+            self._send(wire.PreviewSeen(attempt=preview.attempt))
+            return
+        self._out.append(effects.ShowPreview(preview, data))
+
     def _piece_seen(self, digest: str, offset: int) -> None:
         self._send(wire.ChunkSeen(digest=digest, offset=min(offset, limits.PICTURE_BYTES_MAX)))
 
@@ -309,6 +320,12 @@ class Requests:
             self._send(wire.Cancel(id=petition.id))
         elif self._link.welcomed:
             self._send(petition.opening, petition.said())
+
+    def _taken(self, event: events.PictureTaken | events.PreviewTaken) -> None:
+        if isinstance(event, events.PreviewTaken):
+            self._send(wire.PreviewSeen(attempt=event.attempt))
+        else:
+            self._picture_taken(event.id, event.index)
 
     def _picture_taken(self, petition_id: str, index: int) -> None:
         self._send(wire.ResultSeen(id=petition_id, index=index))

@@ -16,7 +16,7 @@ from sdistrib.version import SOFTWARE
 from sdistrib_client import effects, events
 from sdistrib_client.effects import Ending
 from sdistrib_client.finding import Found, checked_workers
-from sdistrib_client.pictures import Picture
+from sdistrib_client.pictures import Picture, Preview
 from sdistrib_client.requests import Requests
 
 #: Time that a goodbye has to leave when the connection is closed.
@@ -53,6 +53,8 @@ class Inbox:
         self.accepted: wire.Accepted | None = None
         #: The newest, overwritten: nobody wants to see an old one.
         self.progress: wire.Progress | None = None
+        #: The newest, overwritten as well; the manager sends no other until it is told.
+        self.preview: Preview | None = None
         self.ending: Ending | None = None
         #: Index of the picture that the caller holds and has not said to be done with.
         self.held: int | None = None
@@ -132,6 +134,9 @@ class Session:
                 self._change(accepted.id, lambda box: setattr(box, "accepted", accepted))
             case effects.ShowProgress(progress):
                 self._change(progress.id, lambda box: setattr(box, "progress", progress))
+            case effects.ShowPreview(message, data):
+                preview = Preview.of(message, data)
+                self._change(message.attempt.id, lambda box: setattr(box, "preview", preview))
             case effects.End(petition_id, ending):
                 if petition_id not in self.inboxes:
                     self.endings[petition_id] = ending
@@ -144,25 +149,35 @@ class Session:
             how(box)
             box.changed()
 
-    def submit(self, petition: Petition, *, detach: bool = False) -> Inbox:
+    def submit(self, petition: Petition, *, detach: bool = False, previews: bool = False) -> Inbox:
         """Start a petition; with `detach` it ends here once the manager keeps it."""
         box = self._listen(Inbox(petition))
         body = encode_petition(petition)
-        made = events.PetitionMade(box.id, body, petition.images, petition.timeout_s, detach)
-        self.post(made)
+        images, timeout_s = petition.images, petition.timeout_s
+        self.post(events.PetitionMade(box.id, body, images, timeout_s, detach, previews))
         return box
 
-    def seek(self, found: Found, *, again: bool = False, wait: bool = True) -> Inbox:
+    def seek(
+        self, found: Found, *, again: bool = False, wait: bool = True, previews: bool = False
+    ) -> Inbox:
         """Listen to a petition of before; without `wait`, only to what it has now."""
         box = self._listen(Inbox(found.petition, found.row.id, owned=False))
-        self.post(events.PetitionSought(box.id, found.petition.images, again, wait))
+        self.post(events.PetitionSought(box.id, found.petition.images, again, wait, previews))
         return box
 
-    def retry(self, found: Found, edited: Petition | None, *, detach: bool = False) -> Inbox:
+    def retry(
+        self,
+        found: Found,
+        edited: Petition | None,
+        *,
+        detach: bool = False,
+        previews: bool = False,
+    ) -> Inbox:
         """Have the images without a picture drawn again, `edited` or as they were."""
         box = self._listen(Inbox(edited or found.petition, found.row.id))
         body = encode_petition(edited) if edited is not None else b""
-        self.post(events.RetryWished(box.id, found.petition.images, body, detach))
+        images = found.petition.images
+        self.post(events.RetryWished(box.id, images, body, detach, previews))
         return box
 
     def _listen(self, box: Inbox) -> Inbox:
@@ -181,6 +196,14 @@ class Session:
         if box.held is not None:
             self.post(events.PictureTaken(box.id, box.held))
             box.held = None
+
+    def show(self, box: Inbox, on_preview: Callable[[Preview], None] | None) -> None:
+        """Give the caller the preview that has come, if any; then he can take another."""
+        preview, box.preview = box.preview, None
+        if preview is not None:
+            if on_preview is not None:
+                on_preview(preview)
+            self.post(events.PreviewTaken(preview.attempt))
 
     def ask(
         self,

@@ -25,11 +25,12 @@ from sdistrib_client.composing import compose_wishes, petition_of
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
 from sdistrib_client.link import CONNECT_TIMEOUT_S
-from sdistrib_client.pictures import Picture
+from sdistrib_client.pictures import Picture, Preview
 from sdistrib_client.session import Bell, Inbox, Session, dial_address
 
 OnProgress = Callable[[wire.Progress], None]
 OnAccepted = Callable[[wire.Accepted], None]
+OnPreview = Callable[[Preview], None]
 
 _log = logging.getLogger(__name__)
 
@@ -68,20 +69,21 @@ class Client:
         images: int = 1,
         seed: int | None = None,
         on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
         **wishes: Any,
     ) -> "Drawing":
         """Draw `images` pictures, each with seed + index; iterate over the result to get them.
 
         `wishes` are the fields of `sdistrib.params.Params` (model, width, steps, …) and those of
         `sdistrib.petitions.Petition` (timeout_s, cancel_on_disconnect, priority, hedge, exact,
-        on_oom).
+        preview, preview_interval, preview_noisy); what `preview` shows, `on_preview` gets.
         Pictures come as they are finished, so not always in order of index. `seed` None draws one.
 
         Raises:
             PetitionError: `invalid_params` or `too_large`, before anything is sent.
         """
         petition = compose_wishes(prompt, {"images": images, "seed": seed, **wishes})
-        return self.draw(petition, on_progress=on_progress)
+        return self.draw(petition, on_progress=on_progress, on_preview=on_preview)
 
     def submit(self, prompt: str, **wishes: Any) -> str:
         """Have pictures drawn without waiting for them; the id to attach to, or to fetch.
@@ -97,13 +99,14 @@ class Client:
         detach: bool = False,
         on_accepted: OnAccepted | None = None,
         on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> "Drawing":
         """Draw a petition that was composed before; with `detach`, only have it kept.
 
         The callbacks are called while the result is iterated over, in the caller's thread.
         """
-        box = self._session.submit(petition, detach=detach)
-        return Drawing(self, box, on_accepted, on_progress)
+        box = self._session.submit(petition, detach=detach, previews=on_preview is not None)
+        return Drawing(self, box, on_accepted, on_progress, on_preview)
 
     def attach(
         self,
@@ -111,6 +114,7 @@ class Client:
         *,
         on_accepted: OnAccepted | None = None,
         on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> "Drawing":
         """The pictures of a petition that nobody has had yet, and those to come.
 
@@ -120,8 +124,9 @@ class Client:
             PetitionError: `not_found`.
             Unreachable: nobody answers.
         """
-        box = self._session.seek(self.look(petition_id))
-        return Drawing(self, box, on_accepted, on_progress)
+        found = self.look(petition_id)
+        box = self._session.seek(found, previews=on_preview is not None)
+        return Drawing(self, box, on_accepted, on_progress, on_preview)
 
     def fetch(self, petition_id: str, *, on_accepted: OnAccepted | None = None) -> "Drawing":
         """All pictures that a petition has now, seen before or not. Raises as `attach`.
@@ -129,7 +134,7 @@ class Client:
         If it goes on, the iteration ends all the same and `ending.outcome` is "unfinished".
         """
         box = self._session.seek(self.look(petition_id), again=True, wait=False)
-        return Drawing(self, box, on_accepted, None)
+        return Drawing(self, box, on_accepted)
 
     def retry(
         self,
@@ -139,6 +144,7 @@ class Client:
         timeout_s: float | None = None,
         on_accepted: OnAccepted | None = None,
         on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
         **changes: Any,
     ) -> "Drawing":
         """Draw the images of an ended petition that have no picture, with other parameters.
@@ -147,8 +153,9 @@ class Client:
         and `invalid_params` when there is nothing to try again or the changes do not pass.
         """
         found = self.look(petition_id)
-        box = self._session.retry(found, finding.retry_of(found, changes, timeout_s), detach=detach)
-        return Drawing(self, box, on_accepted, on_progress)
+        edited, previews = finding.retry_of(found, changes, timeout_s), on_preview is not None
+        box = self._session.retry(found, edited, detach=detach, previews=previews)
+        return Drawing(self, box, on_accepted, on_progress, on_preview)
 
     def purge(self, petition_id: str | None) -> int:
         """Forget an ended petition for good, prompt and pictures; None is all. How many those were.
@@ -307,13 +314,15 @@ class Drawing:
         self,
         client: Client,
         box: Inbox,
-        on_accepted: OnAccepted | None,
-        on_progress: OnProgress | None,
+        on_accepted: OnAccepted | None = None,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> None:
         self._client = client
         self._box = box
         self._on_accepted = on_accepted
         self._on_progress = on_progress
+        self._on_preview = on_preview
         self._over = False
 
     @property
@@ -405,3 +414,4 @@ class Drawing:
         progress, self._box.progress = self._box.progress, None
         if progress is not None and self._on_progress is not None:
             self._on_progress(progress)
+        self._client._session.show(self._box, self._on_preview)  # noqa: SLF001

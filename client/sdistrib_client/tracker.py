@@ -67,7 +67,8 @@ class Tracked:
         """The manager keeps it. A retry is not to be carried out twice."""
         self.accepted = True
         if isinstance(self.opening, wire.Retry) and not self.opening.detach:
-            self.opening, self.body = wire.Attach(id=self.id), b""
+            self.opening = wire.Attach(id=self.id, previews=self.opening.previews)
+            self.body = b""
 
     def asks_again(self, message: wire.Finished) -> bool:
         """Others saw pictures that did not come here: we want them too, once.
@@ -76,7 +77,8 @@ class Tracked:
         """
         if not (isinstance(self.opening, wire.Submit) and self._missing(message)):
             return False
-        self.opening, self.body = wire.Attach(id=self.id, again=True), b""
+        previews = self.opening.previews
+        self.opening, self.body = wire.Attach(id=self.id, again=True, previews=previews), b""
         return True
 
     def start_clock(self, now: float) -> None:

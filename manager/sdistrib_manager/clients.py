@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from sdistrib import limits
 from sdistrib.liveness import Liveness
+from sdistrib.protocol.codec import Buffer
+from sdistrib.protocol.messages import Preview
 from sdistrib.transfer import Outgoing
 from sdistrib_manager.queue import Entry
 
@@ -19,6 +21,8 @@ class Slot:
     unseen: bool = False
     #: Only what was recorded when it attached is wanted, and no progress.
     brief: bool = False
+    #: It takes previews.
+    previews: bool = False
 
 
 @dataclass(slots=True)
@@ -45,6 +49,10 @@ class Client:
     #: Pictures under way, by (petition, index).
     flying: dict[tuple[str, int], Delivery] = field(default_factory=dict)
     bytes_flying: int = 0
+    #: Petitions of which a preview is under way.
+    previews_flying: set[str] = field(default_factory=set)
+    #: The newest preview of others, and of these too: they wait for credit.
+    previews_waiting: dict[str, tuple[Preview, Buffer]] = field(default_factory=dict)
 
     def may_send(self, size_bytes: int) -> bool:
         """The credit allows one more picture of this size; the first is always allowed."""
@@ -73,6 +81,8 @@ class Client:
         self.bytes_flying = 0
         for slot in self.slots.values():
             slot.dirty, slot.unseen = True, False
+        # These are old by the time that it says what it wants: the next ones do.
+        self.previews_flying.clear()
 
     def is_due(self, petition_id: str, index: int) -> bool:
         """The picture is on its way or waits for credit."""
@@ -83,6 +93,7 @@ class Client:
     def drop(self, petition_id: str) -> None:
         """The client does not listen to this petition any more."""
         self.slots.pop(petition_id, None)
+        self.previews_flying.discard(petition_id)
         self.ready = deque(due for due in self.ready if due[0].id != petition_id)
         for key in [key for key in self.flying if key[0] == petition_id]:
             self.land(*key)

@@ -31,7 +31,7 @@ def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> 
         _refuse(state, client, message.id, state.error("conflict", text))
         return
     if known is not None:
-        _welcome(state, client, known, detach=message.detach)
+        _welcome(state, client, known, message)
         return
     if stone is not None:
         _refuse(state, client, message.id, _buried(state, stone))
@@ -46,7 +46,7 @@ def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> 
         _refuse(state, client, message.id, refusal)
         return
     _accept(state, entry)
-    _welcome(state, client, entry, detach=message.detach)
+    _welcome(state, client, entry, message)
 
 
 def _entry(state: State, petition_id: str, body: bytes, digest: str) -> Entry:
@@ -123,7 +123,8 @@ def attach(state: State, client: Client, message: wire.Attach, _: Buffer) -> Non
         _refuse(state, client, message.id, error)
     else:
         _tell_accepted(state, client, entry)
-        _listen(state, client, entry, again=message.again, brief=not message.wait)
+        slot = Slot(brief=not message.wait, previews=message.wait and message.previews)
+        _listen(state, client, entry, slot, again=message.again)
 
 
 def detach(state: State, client: Client, message: wire.Detach, _: Buffer) -> None:
@@ -135,11 +136,11 @@ def detach(state: State, client: Client, message: wire.Detach, _: Buffer) -> Non
     delivery.pump(state, client)
 
 
-def _welcome(state: State, client: Client, entry: Entry, *, detach: bool) -> None:
+def _welcome(state: State, client: Client, entry: Entry, message: wire.Submit | wire.Retry) -> None:
     """The client knows now that the petition is kept; unless it left, it gets what it yields."""
     _tell_accepted(state, client, entry)
-    if not detach:
-        _listen(state, client, entry)
+    if not message.detach:
+        _listen(state, client, entry, Slot(previews=message.previews))
 
 
 def _tell_accepted(state: State, client: Client, entry: Entry) -> None:
@@ -151,14 +152,14 @@ def _tell_accepted(state: State, client: Client, entry: Entry) -> None:
     state.say("client", client.route, accepted)
 
 
-def _listen(
-    state: State, client: Client, entry: Entry, *, again: bool = False, brief: bool = False
-) -> None:
+def _listen(state: State, client: Client, entry: Entry, slot: Slot, *, again: bool = False) -> None:
     """From now on this connection gets what the petition yields, beside those that do already."""
     if client.route not in entry.listeners:
         entry.listeners = (*entry.listeners, client.route)
     entry.finished_sent = False
-    client.slots[entry.id] = Slot(brief=brief)
+    client.slots[entry.id] = slot
+    if not slot.previews:
+        state.drop_preview(client, entry.id)
     state.touch(entry)
     delivery.offer_all(state, client, entry, again=again)
 
@@ -203,14 +204,14 @@ def retry(state: State, client: Client, message: wire.Retry, body: Buffer) -> No
         _refuse(state, client, message.id, refusal)
         return
     _open_again(state, entry, edited, undone)
-    _welcome(state, client, entry, detach=message.detach)
+    _welcome(state, client, entry, message)
 
 
 def _nothing_to_retry(
     state: State, client: Client, message: wire.Retry, entry: Entry, edited: Entry
 ) -> None:
     if edited.body == entry.body:
-        _welcome(state, client, entry, detach=message.detach)
+        _welcome(state, client, entry, message)
         return
     text = f"Petition {message.id[:8]} is {entry.state}; its parameters cannot be changed now."
     _refuse(state, client, message.id, state.error("invalid_params", text))

@@ -10,7 +10,16 @@ from sdistrib.models import Catalogue
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_inventory
-from sdistrib_manager import arrival, conflicts, controls, dispatch, outcome, relief, restore
+from sdistrib_manager import (
+    arrival,
+    conflicts,
+    controls,
+    dispatch,
+    outcome,
+    previews,
+    relief,
+    restore,
+)
 from sdistrib_manager.jobs import plain_context
 from sdistrib_manager.queue import Entry, Issued
 from sdistrib_manager.roster import Lease, Worker
@@ -264,6 +273,7 @@ _HANDLERS: dict[type[wire.Message], Callable[[State, Worker, Any, Buffer], None]
     wire.Fault: _fault,
     wire.Goodbye: _goodbye,
     wire.Inventory: _inventory,
+    wire.Preview: previews.arrived,
     wire.Result: arrival.result,
     wire.Revoked: _revoked,
     wire.Standing: controls.standing,

@@ -7,7 +7,7 @@ from sdistrib.errors import ProtocolError
 from sdistrib.liveness import Liveness
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
-from sdistrib_manager import answers, controls, delivery, door, outcome, planning
+from sdistrib_manager import answers, controls, delivery, door, outcome, planning, previews
 from sdistrib_manager.clients import Client
 from sdistrib_manager.state import State
 
@@ -45,6 +45,8 @@ def _hello(state: State, route: bytes, hello: wire.ClientHello) -> None:
     # A peer that says hello again on a connection that stands has missed answers, or we have. What
     # was under way goes again when it has said what it still wants.
     client.unsend()
+    for petition_id in list(client.previews_waiting):
+        state.drop_preview(client, petition_id)
     state.say(
         "client", route, wire.Welcome(protocol=wire.VERSION, software=state.settings.software)
     )
@@ -84,6 +86,7 @@ _HANDLERS: dict[type[wire.Message], Callable[[State, Client, Any, Buffer], None]
     wire.Fault: _fault,
     wire.Goodbye: _goodbye,
     wire.Plan: planning.plan,
+    wire.PreviewSeen: previews.seen,
     wire.ProgressSeen: _progress_seen,
     wire.ResultSeen: delivery.seen,
     wire.Submit: door.submit,

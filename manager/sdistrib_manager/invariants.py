@@ -2,6 +2,7 @@
 
 from sdistrib import limits
 from sdistrib.petitions import IMAGE_ENDS
+from sdistrib_manager.clients import Client
 from sdistrib_manager.machine import Manager
 from sdistrib_manager.queue import Entry, Image, Share
 from sdistrib_manager.scheduler.outlook import HOLD_MAX
@@ -121,3 +122,14 @@ def _check_clients(state: State) -> None:
         sizes = [delivery.size_bytes for delivery in client.flying.values()]
         assert client.bytes_flying == sum(sizes), "the count of bytes under way is wrong"
         assert count <= 1 or sum(sizes) <= limits.CLIENT_BYTES_IN_FLIGHT_MAX
+        _check_previews(client)
+    waiting = [b for c in state.clients.values() for _, b in c.previews_waiting.values()]
+    assert state.preview_bytes == sum(map(len, waiting)), "the count of preview bytes is wrong"
+    assert state.preview_bytes <= limits.PREVIEWS_BYTES_MAX, "too many previews wait"
+
+
+def _check_previews(client: Client) -> None:
+    wanted = {petition_id for petition_id, slot in client.slots.items() if slot.previews}
+    assert client.previews_waiting.keys() <= wanted, "a preview waits that nobody wants"
+    count = len(client.previews_flying)
+    assert count <= limits.CLIENT_PREVIEWS_IN_FLIGHT_MAX, f"{count} previews under way"

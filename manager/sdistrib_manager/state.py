@@ -130,6 +130,8 @@ class State:
     blob_uses: dict[str, int] = field(default_factory=dict)
     #: Bytes of pictures that are kept.
     blob_bytes: int = 0
+    #: Bytes of previews that wait for clients to see those before, equal ones counted each.
+    preview_bytes: int = 0
     #: Wishes about workers that are under way, by the number that the workers know.
     steering: dict[int, Steering] = field(default_factory=dict)
     #: The last such number.
@@ -267,12 +269,19 @@ class State:
         if entry.listeners:
             self.dirty[entry.id] = None
 
+    def drop_preview(self, client: Client, petition_id: str) -> None:
+        """What waited for the client to see the preview before is not sent any more."""
+        waiting = client.previews_waiting.pop(petition_id, None)
+        if waiting is not None:
+            self.preview_bytes -= len(waiting[1])
+
     def listening(self, entry: Entry) -> list[Client]:
         """The clients that get what the petition yields."""
         return [self.clients[route] for route in entry.listeners]
 
     def part(self, client: Client, entry: Entry) -> None:
         """The client does not listen to the petition any more."""
+        self.drop_preview(client, entry.id)
         client.drop(entry.id)
         entry.listeners = tuple(route for route in entry.listeners if route != client.route)
 
@@ -290,6 +299,7 @@ class State:
             self.queue.count_images(entry, -1)
             counters.done_images += to == "done"
             self._drop_arrivals(entry, image)
+            self._drop_previews(entry, image)
         self.keep_image(entry, image)
         self.touch(entry)
 
@@ -303,6 +313,13 @@ class State:
             if (worker := self.roster.by_instance.get(key[0])) is not None:
                 reason = f"the image is {image.state}"
                 self.tell_worker(worker, ResultRefused(attempt=attempt, reason=reason))
+
+    def _drop_previews(self, entry: Entry, image: Image) -> None:
+        """Nobody wants to see an image grow that has ended."""
+        for client in self.listening(entry):
+            waiting = client.previews_waiting.get(entry.id)
+            if waiting is not None and waiting[0].attempt.index == image.index:
+                self.drop_preview(client, entry.id)
 
     def error(self, code: ErrorCode, message: str, **facts: object) -> ErrorInfo:
         """An error that happened here."""

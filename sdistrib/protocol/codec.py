@@ -21,6 +21,7 @@ _BODY_BYTES_MAX = {
     "petition": limits.BODY_BYTES_MAX,
     "inventory": limits.INVENTORY_BYTES_MAX,
     "picture": limits.CHUNK_BYTES,
+    "preview": limits.PREVIEW_BYTES_MAX,
 }
 #: What a decoder may raise on hostile bytes; msgspec's own errors are ValueErrors.
 _DECODE_ERRORS = (ValueError, RecursionError, OverflowError)

@@ -7,10 +7,11 @@ frame carries its descriptor (SCM_RIGHTS). Once sent, they outlive the child.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgpack
 import msgspec
+from msgspec import Meta
 
 from sdistrib import limits
 from sdistrib.errors import ErrorCode, ProtocolError
@@ -41,6 +42,14 @@ class EmbeddingFile(msgspec.Struct, frozen=True):
     path: str
 
 
+class PreviewWish(msgspec.Struct, frozen=True):
+    """What is to be shown of an image while it is drawn; see `Petition`."""
+
+    mode: Literal["proj", "tae", "vae"]
+    interval: Annotated[int, Meta(ge=1)] = 1
+    noisy: bool = False
+
+
 class Draw(EngineFrame, frozen=True, kw_only=True):
     """Draw one image, after loading its context if another one is loaded."""
 
@@ -57,10 +66,16 @@ class Draw(EngineFrame, frozen=True, kw_only=True):
     embeddings: tuple[EmbeddingFile, ...] = ()
     #: CPU threads that the worker's policy gives; the petition's own wish is in `params`.
     threads: int = 0
+    #: None wants no previews.
+    preview: PreviewWish | None = None
 
 
 class Unload(EngineFrame, frozen=True, kw_only=True):
     """Free the loaded context and its memory."""
+
+
+class PreviewWanted(EngineFrame, frozen=True, kw_only=True):
+    """The last preview is done with: the child may send another. One is allowed from the start."""
 
 
 class Interrupt(EngineFrame, frozen=True, kw_only=True):
@@ -118,6 +133,22 @@ class Drawn(EngineFrame, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class Previewed(EngineFrame, frozen=True, kw_only=True):
+    """What the picture looks like now; its pixels are in the file that comes with this frame.
+
+    They lie as those of `Drawn`. No other follows before `PreviewWanted`.
+    """
+
+    ticket: int
+    #: The sampling step that it shows.
+    step: int
+    width: int
+    height: int
+    channels: int
+    #: It shows what the model was given.
+    noisy: bool = False
+
+
 class Declined(EngineFrame, frozen=True, kw_only=True):
     """The request ended without a picture and the child goes on."""
 
@@ -135,8 +166,10 @@ class LogLine(EngineFrame, frozen=True, kw_only=True):
     text: str
 
 
-TO_CHILD: tuple[type[EngineFrame], ...] = (Draw, Unload, Interrupt)
-FROM_CHILD: tuple[type[EngineFrame], ...] = (Ready, Began, At, Drawn, Declined, LogLine)
+TO_CHILD: tuple[type[EngineFrame], ...] = (Draw, Unload, Interrupt, PreviewWanted)
+FROM_CHILD: tuple[type[EngineFrame], ...] = (
+    Ready, Began, At, Previewed, Drawn, Declined, LogLine,
+)  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()
 

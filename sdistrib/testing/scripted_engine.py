@@ -23,6 +23,7 @@ for the image of that seed only. Those that end the child do so in the middle of
     !flood        64 MiB of lines on standard error, then on with the image
     !steps=N      reports N steps, whatever was asked for
     !noise        a picture that does not compress
+    !peeks=N      shows N previews at each step, asked for or not, and waits for no word
     !once=PATH    all other directives act only while PATH does not exist; it is made then
 
 SDISTRIB_SCRIPTED_IMAGE_S gives the seconds per image where no `!sleep` does, 0 by default.
@@ -67,6 +68,8 @@ from sdistrib.protocol.engine import (
     FrameReader,
     Interrupt,
     LogLine,
+    Previewed,
+    PreviewWanted,
     Ready,
     Unload,
     encode_frame,
@@ -123,6 +126,8 @@ class Child:
         #: The newest request that shall end early, and word of it.
         self._cancelled = 0
         self._told = threading.Event()
+        #: The supervisor has taken the last preview.
+        self._takes_preview = True
         threading.Thread(target=self._read, daemon=True).start()
 
     def serve(self) -> NoReturn:
@@ -154,6 +159,8 @@ class Child:
                 if isinstance(frame, Interrupt):
                     self._cancelled = frame.ticket
                     self._told.set()
+                elif isinstance(frame, PreviewWanted):
+                    self._takes_preview = True
                 else:
                     self._requests.put(frame)
         os._exit(0)
@@ -212,13 +219,33 @@ class Child:
             scheduler=request.params.scheduler or "discrete",
         )
         _write_history("drawn", request.seed)
+        self._send_pixels(drawn, pixels)
+
+    def _send_pixels(self, frame: EngineFrame, pixels: bytes) -> None:
         descriptor = os.memfd_create("picture")
         try:
             with os.fdopen(os.dup(descriptor), "wb") as file:
                 file.write(pixels)
-            self._send(drawn, descriptor)
+            self._send(frame, descriptor)
         finally:
             os.close(descriptor)
+
+    def _peek(self, request: Draw, step: int, directives: Directives) -> None:
+        """Show a preview of the step, as the real engine does: when asked for, and in turn."""
+        wish = request.preview
+        due = wish is not None and step % wish.interval == 0 and self._takes_preview
+        for _ in range(int(directives.get("peeks", due))):
+            self._takes_preview = False
+            noisy = wish is not None and wish.noisy
+            eighth = wish is not None and wish.mode == "proj"
+            width, height = request.params.width, request.params.height
+            if eighth:
+                width, height = width // 8, height // 8
+            shown = Previewed(
+                ticket=request.ticket, step=step, width=width, height=height, channels=3,
+                noisy=noisy,
+            )  # fmt: skip
+            self._send_pixels(shown, picture(f"step {step}", request.seed + noisy, width, height))
 
     def _load(self, context: str, directives: Directives) -> bool:
         if context == self._context:
@@ -245,6 +272,7 @@ class Child:
                 return False
             if step == (steps + 1) // 2 and not self._misbehave(directives, request.params):
                 return False
+            self._peek(request, step, directives)
             self._at("sampling", step, steps, seconds / steps)
         return True
 

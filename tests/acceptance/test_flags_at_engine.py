@@ -168,6 +168,13 @@ CASES: dict[str, Case] = {
         pixels="same",
     ),
     "clip_on_cpu": load("clip_on_cpu", True, "keep_clip_on_cpu", True, pixels="same"),
+    "taesd_preview_only": Case(
+        {**TAESD, "taesd_preview_only": True},
+        {"ctx.tae_preview_only": True},
+        pixels="same",
+        log="using TAE for preview",
+        files=TAESD_FILE,
+    ),
     "vae_on_cpu": load("vae_on_cpu", True, "keep_vae_on_cpu", True, pixels="same"),
     "control_net_cpu": load(
         "control_net_cpu", True, "keep_control_net_on_cpu", True, pixels="same"

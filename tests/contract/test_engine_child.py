@@ -13,9 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from sdistrib.protocol.engine import At, Began, Declined, Drawn, Interrupt, Ready, Unload
-from sdistrib_worker.supervisor import EngineChild, Event, Picture, engine_command
+from sdistrib.protocol.engine import (
+    At,
+    Began,
+    Declined,
+    Drawn,
+    Interrupt,
+    PreviewWanted,
+    PreviewWish,
+    Ready,
+    Unload,
+)
+from sdistrib_worker.supervisor import EngineChild, Event, Glimpse, Picture, engine_command
 from tests.support.engines import (
     PYTHONPATH,
     died,
@@ -115,6 +126,39 @@ def test_after_unload_the_context_is_loaded_again(child: EngineChild, models: Pa
     assert second.picture is not None
     assert second.picture.drawn.load_s > 0
     assert second.pixels == first.pixels
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_previews_keep_their_interval_and_change_no_pixel(
+    child: EngineChild, models: Path, noisy: bool
+) -> None:
+    plain = outcome(child, request(models, steps=6))
+    wish = PreviewWish("proj", 2, noisy)
+    child.send(replace(request(models, steps=6), preview=wish))
+    frames, events = [], []
+    while not any(isinstance(event, Picture) for event in events):
+        events = receive_until(child, lambda event: isinstance(event, Glimpse | Picture))
+        for glimpse in (event for event in events if isinstance(event, Glimpse)):
+            frames.append(glimpse.previewed)
+            assert len(glimpse.pixels()) == 4 * 4 * 3
+            child.send(PreviewWanted())
+    (drawn,) = [event for event in events if isinstance(event, Picture)]
+    assert drawn.pixels() == plain.pixels
+    # Steps may pass before the word arrives that there is room.
+    steps = [frame.step for frame in frames]
+    assert steps == sorted(set(steps))
+    assert steps[0] == 2
+    assert {step % 2 for step in steps} == {0}
+    assert {(frame.width, frame.height, frame.noisy) for frame in frames} == {(4, 4, noisy)}
+
+
+def test_without_room_for_it_no_second_preview_is_made(child: EngineChild, models: Path) -> None:
+    for expected in (1, 0):
+        result = outcome(child, replace(request(models, steps=6), preview=PreviewWish("proj")))
+        glimpses = result.of(Glimpse)
+        assert len(glimpses) == expected
+        for glimpse in glimpses:
+            glimpse.close()
 
 
 def test_a_kill_is_told_once_and_as_ours(child: EngineChild) -> None:

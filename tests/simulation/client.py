@@ -76,7 +76,8 @@ class ClientBox(Process):
             self.wake()
 
     def _submit(self, wish: Wish) -> None:
-        self.post(events.PetitionMade(wish.id, wish.body, wish.images, wish.timeout_s))
+        made = events.PetitionMade(wish.id, wish.body, wish.images, wish.timeout_s, previews=True)
+        self.post(made)
 
     def cancels(self, petition_id: str) -> None:
         """The caller wants it no more, or that of another."""
@@ -127,6 +128,11 @@ class ClientBox(Process):
     def _show(self, effect: effects.Effect) -> None:
         if isinstance(effect, effects.Deliver):
             self._deliver(effect)
+        elif isinstance(effect, effects.ShowPreview):
+            attempt = effect.message.attempt
+            known = attempt.index not in self.wishes[attempt.id].given
+            self.ledger.check(known, f"{attempt.id[-4:]}/{attempt.index} is shown when it is here")
+            self.world.after(self.slowness_s, self._looked, self.life, attempt)
         elif isinstance(effect, effects.End):
             wish = self.wishes[effect.id]
             wish.ending = effect.ending
@@ -155,6 +161,10 @@ class ClientBox(Process):
         self.ledger.check(data.startswith(drawn), f"{name} is another picture")
         self.ledger.handed_out((effect.id, index), hashlib.sha256(data).hexdigest())
         self.world.after(self.slowness_s, self._taken, self.life, effect.id, index)
+
+    def _looked(self, life: int, attempt: wire.Attempt) -> None:
+        if self.alive and life == self.life:
+            self.post(events.PreviewTaken(attempt))
 
     def _taken(self, life: int, petition_id: str, index: int) -> None:
         if self.alive and life == self.life and self.world.now < self.paused_until:

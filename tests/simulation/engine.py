@@ -59,6 +59,8 @@ class SimEngine:
         #: It is at a request.
         self._busy = False
         self._loaded = ""
+        #: The worker has taken the last preview.
+        self._room = True
         #: Seconds of a load, of a step, and from start to ready.
         self._load_s = world.between(0.05, 2.0)
         self._step_s = world.rng.choice((0.01, 0.05, 0.2, 1.0)) * world.between(0.5, 1.5)
@@ -92,6 +94,8 @@ class SimEngine:
                 if self._faults.roll("file vanished"):
                     return events.FileVanished(draw.ticket, next(iter(draw.files.values())))
                 self._draw(draw)
+            case fx.WantPreview():
+                self._room = True
             case fx.KillEngine(reason, code):
                 self._later(self._world.between(0.0, 0.05), self._die, reason, code, True)
             case _:
@@ -121,7 +125,7 @@ class SimEngine:
             self._later(self._start_s, self._ready)
 
     def _ready(self) -> None:
-        self._alive = True
+        self._alive = self._room = True
         self._frame(child.Ready(facts=_FACTS))
 
     def _die(self, reason: str, code: ErrorCode, ours: bool = False) -> None:
@@ -155,6 +159,8 @@ class SimEngine:
         for phase, step, lasts_s in stops[:last]:
             at = child.At(ticket=ticket, phase=phase, step=step, steps=steps, step_s=self._step_s)  # type: ignore[arg-type]
             self._later(at_s, self._frame, at)
+            if phase == "sampling" and draw.preview is not None:
+                self._later(at_s, self._peek, ticket, step)
             at_s += lasts_s
         if doom:
             self._meet(doom, at_s, ticket, loading=bool(load_s) and last <= 1)
@@ -163,6 +169,12 @@ class SimEngine:
             ticket=ticket, width=64, height=64, channels=3, load_s=load_s, draw_s=at_s
         )
         self._later(at_s, self._done, events.PictureDrawn(drawn, pixels(prompt, draw.seed)))
+
+    def _peek(self, ticket: int, step: int) -> None:
+        if self._room:
+            self._room = False
+            shown = child.Previewed(ticket=ticket, step=step, width=8, height=8, channels=3)
+            self._say(events.PreviewDrawn(shown, b"pixels"))
 
     def _done(self, event: events.Event) -> None:
         self._busy = False
@@ -212,8 +224,12 @@ class SimEncoder:
         self._spoilt, self._notify, self._in_session = spoilt, notify, in_session
         self._dead = False
 
-    def order(self, effect: fx.EncodePicture) -> None:
+    def order(self, effect: fx.EncodePicture | fx.EncodePreview) -> None:
         """Make a file."""
+        if isinstance(effect, fx.EncodePreview):
+            answer = events.PreviewEncoded(effect.attempt, b"preview", "png", 8, 8)
+            self._world.after(self._world.between(0.001, 0.1), self._previewed, answer)
+            return
         self._world.after(self._world.between(0.001, 0.1), self._done, effect)
 
     def _done(self, effect: fx.EncodePicture) -> None:
@@ -230,6 +246,10 @@ class SimEncoder:
             data = effect.picture + (b" by " + self._worker.encode() if effect.facts else b"")
             digest = hashlib.sha256(data).hexdigest()
             self._notify(events.PictureEncoded(effect.attempt, data, digest, 0.01))
+
+    def _previewed(self, answer: events.PreviewEncoded) -> None:
+        if not self._dead:
+            self._notify(answer)
 
     def stop(self) -> None:
         """End."""

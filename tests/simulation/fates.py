@@ -149,6 +149,7 @@ class Fates:
             hedge=rng.random() < 0.7,
             exact=rng.random() < 0.2,
             on_oom=_ON_OOM[number % len(_ON_OOM)],
+            preview="proj" if number % 2 else "none",
         )  # fmt: skip
         petition_id = f"{rng.getrandbits(64):016x}{number:016x}"
         if not petition.hedge:

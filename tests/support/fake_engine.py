@@ -36,6 +36,7 @@ class FakeEngine:
         steps = request.params.steps
         for step in range(steps + 1):
             self._link.at("sampling", step, steps)
+            self._peek(request, step)
             match request.params.prompt:
                 case "segv" if step == 1:
                     ctypes.string_at(0)
@@ -49,6 +50,15 @@ class FakeEngine:
         times = (load_s, 0.1, 0.05)
         return Painting(pixels, width, height, 3, *times, "euler", "discrete", ("a note",))
 
+    def _peek(self, request: Draw, step: int) -> None:
+        wish = request.preview
+        if wish is not None and step and step % wish.interval == 0 and self._link.takes_preview:
+            width, height = request.params.width, request.params.height
+            if wish.mode == "proj":
+                width, height = width // 8, height // 8
+            pixels = bytes([step % 256]) * (width * height * 3)
+            self._link.preview(step, width, height, 3, pixels, noisy=wish.noisy)
+
     def unload(self) -> None:
         self._context = ""
 
@@ -57,7 +67,7 @@ def main() -> None:
     _guard()
     sock = socket.socket(fileno=int(sys.argv[1]))
     link = Link(sock)
-    serve(link, Inbox(sock), FakeEngine(link))
+    serve(link, Inbox(sock, link), FakeEngine(link))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ ENGINE = wire.EngineFacts(version="0.4.7", backend="cpu", device="test", fingerp
 
 def petition(images: int = 1, seed: int = 100, **more: Any) -> Petition:
     """A petition for the model that farm workers have."""
-    about = ("timeout_s", "cancel_on_disconnect", "priority", "hedge", "exact", "on_oom")
+    about = (
+        "timeout_s", "cancel_on_disconnect", "priority", "hedge", "exact", "on_oom", "preview",
+    )  # fmt: skip
     envelope = {k: more.pop(k) for k in about if k in more}
     params = Params(**{"prompt": "a lighthouse", "model": "tiny", **more})
     return Petition(params=params, seed=seed, images=images, **envelope)

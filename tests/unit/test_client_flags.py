@@ -112,13 +112,16 @@ CASES: dict[str, Case] = {
     "--color": Case((), lambda seen: "\x1b[" in seen.stdout + seen.stderr, True),
     "--connect-timeout": Case(("3",), lambda seen: seen.options["connect_timeout_s"], 3.0),
     "--insecure-lan": Case((), lambda seen: seen.options["insecure_lan"], True),
+    "--preview": Case(("proj",), _of_petition("preview"), "proj"),
+    "--preview-interval": Case(("3",), _of_petition("preview_interval"), 3),
+    "--preview-noisy": Case((), _of_petition("preview_noisy"), True),
     "--lora": Case(("ink:2",), _prompt, "a house<lora:ink:2>"),
     "--embedding": Case(("house",), _prompt, "a embedding:house"),
     "--negative-prompt-file": Case(("n.txt",), _negative, "red"),
 }  # fmt: skip
-#: What is no wish about a picture, or replaces the prompt that all cases have; --from has its own
-#: tests in `test_client_again.py`.
-ELSEWHERE = {"--help", "-h", "--mode", "-M", "--prompt-file", "--from"}
+#: What is no wish about a picture, or replaces the prompt that all cases have; --from and
+#: --preview-path have tests of their own.
+ELSEWHERE = {"--help", "-h", "--mode", "-M", "--prompt-file", "--from", "--preview-path"}
 
 
 @pytest.fixture(autouse=True)

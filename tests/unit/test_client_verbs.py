@@ -414,7 +414,7 @@ class FakeClient:
         return FakeDrawing(self, **callbacks)
 
     def retry(
-        self, petition_id: str, *, on_accepted: Any, on_progress: Any, **about: Any
+        self, petition_id: str, *, on_accepted: Any, on_progress: Any, on_preview: Any, **about: Any
     ) -> FakeDrawing:
         self._do("retry", id=petition_id, **about)
         return FakeDrawing(self, on_accepted=on_accepted)

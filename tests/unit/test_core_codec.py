@@ -140,12 +140,18 @@ def test_a_header_at_n_and_n_plus_1():
     assert str(limits.HEADER_BYTES_MAX) in text
 
 
+PREVIEW = wire.Preview(
+    attempt=wire.Attempt(ID, 0, 1), step=1, steps=2, width=8, height=8, format="png", worker="w"
+)
+
+
 @pytest.mark.parametrize(
     ("codec", "message", "most"),
     [
         (CLIENTS, wire.Submit(id=ID), limits.BODY_BYTES_MAX),
         (WORKERS, wire.Inventory(), limits.INVENTORY_BYTES_MAX),
         (WORKERS, wire.Chunk(digest="0" * 64, offset=0), limits.CHUNK_BYTES),
+        (WORKERS, PREVIEW, limits.PREVIEW_BYTES_MAX),
         (CLIENTS, wire.Beat(), 0),
     ],
 )

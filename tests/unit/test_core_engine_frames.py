@@ -18,6 +18,9 @@ from sdistrib.protocol.engine import (
     Interrupt,
     LogLine,
     LoraFile,
+    Previewed,
+    PreviewWanted,
+    PreviewWish,
     Ready,
     Unload,
     encode_frame,
@@ -31,6 +34,7 @@ TOLD = [
     Ready(facts=FACTS),
     Began(ticket=1),
     At(ticket=1, phase="sampling", step=3, steps=20, step_s=0.5),
+    Previewed(ticket=1, step=3, width=1, height=1, channels=3, noisy=True),
     Drawn(ticket=1, width=8, height=8, channels=3, load_s=0.1, draw_s=2.0, notes=("rounded",)),
     Declined(ticket=1, code="engine_error", message="no", loading=True),
     LogLine(level=1, text="loading"),
@@ -39,8 +43,10 @@ ASKED = [
     Draw(
         ticket=1, context="c", params=Params(prompt="a", steps=3), seed=7,
         files={"model": "m"}, loras=(LoraFile("l", 0.5, True),), threads=2,
+        preview=PreviewWish("proj", 2, True),
     ),
     Unload(),
+    PreviewWanted(),
     Interrupt(ticket=1),
 ]  # fmt: skip
 

@@ -23,6 +23,28 @@ def test_steps_count_from_the_line_that_begins_the_image() -> None:
     assert told.sampling_s == 0.75
 
 
+def test_a_sampler_that_looks_twice_begins_its_first_step_twice() -> None:
+    told = story()
+    told.line(1, START_LINE)
+    assert told.step(0, 2, 1.0) == Where("sampling", 0, 2, 0.0)
+    assert told.step(0, 2, 1.5) == Where("sampling", 0, 2, 0.0)
+    assert told.step(1, 2, 2.0) == Where("sampling", 1, 2, 0.5)
+    assert told.step(2, 2, 2.25) == Where("sampling", 2, 2, 0.25)
+    # Something else that counts to another number is no such step.
+    assert told.step(0, 3, 2.5) is None
+
+
+def test_after_a_preview_in_tiles_steps_are_counted_again() -> None:
+    told = story()
+    told.line(1, START_LINE)
+    told.step(0, 2, 0.0)
+    told.line(0, TILE_LINE)
+    assert [told.step(n, 2, 0.2) for n in range(3)] == [None] * 3
+    told.preview_shown()
+    assert told.step(1, 2, 0.5) == Where("sampling", 1, 2, 0.5 - 0.2)
+    assert told.phase == "sampling"
+
+
 def test_tiles_are_no_steps() -> None:
     told = story()
     told.line(1, START_LINE)
@@ -85,6 +107,7 @@ def test_wishes_without_effect_become_notes() -> None:
         "timestep shifting is only supported for SDXL models!",
         "UCache requested but not supported for this model type (only UNET models)",
         "UCache requested but not supported for this model type (only UNET models)",
+        "No latent to RGB projection known for this model",
         "Spectrum: something harmless",
     ):
         told.line(2, f"x.hpp:1    - {line}")
@@ -98,7 +121,7 @@ def test_wishes_without_effect_become_notes() -> None:
         1, "lora.hpp:830 - (2 / 2) LoRA tensors have been applied, lora_file_path = /l/b.gguf"
     )
     notes = told.notes()
-    assert len(notes) == 4
+    assert len(notes) == 5
     assert sum("--cache-mode" in note for note in notes) == 1
     assert "LoRA a.gguf fits no layer of this model" in notes
 

@@ -37,6 +37,7 @@ UNITS = {"KIB", "MIB", "GIB"}
 CODEC, RULES, PARAMS = "test_core_codec", "test_core_rules", "test_core_params"
 SOCKETS, WORKER, HERE = "test_core_transport", "test_worker_machine", "test_limits"
 RELIEF = "test_manager_relief"
+SHOWN, WATCHED = "test_manager_previews", "test_client_previews"
 REGISTRY = {
     "HEADER_BYTES_MAX": (CODEC, "test_a_header_at_n_and_n_plus_1"),
     "BODY_BYTES_MAX": (CODEC, "test_a_body_at_n_and_n_plus_1"),
@@ -54,6 +55,19 @@ REGISTRY = {
     "CLIENT_BYTES_IN_FLIGHT_MAX": (HERE, "test_a_clients_credit_at_n_and_n_plus_1_bytes"),
     "CLIENT_PETITIONS_MAX": (HERE, "test_a_connection_listens_to_n_petitions_and_no_more"),
     "WORKER_RESULTS_HELD_MAX": (WORKER, "test_no_image_is_begun_while_too_many_results_wait"),
+    "PREVIEW_SIDE_MAX": (
+        WATCHED,
+        "test_a_preview_that_is_no_small_picture_is_an_error_and_leaves_the_old_one",
+    ),
+    "PREVIEW_BYTES_MAX": (CODEC, "test_a_body_at_n_and_n_plus_1"),
+    "CLIENT_PREVIEWS_IN_FLIGHT_MAX": (
+        SHOWN,
+        "test_a_client_may_be_shown_n_petitions_at_a_time_and_the_rest_waits_in_turn",
+    ),
+    "PREVIEWS_BYTES_MAX": (
+        SHOWN,
+        "test_what_waits_is_bounded_in_bytes_and_the_newcomer_is_dropped",
+    ),
     "HIGH_WATER_MARK": (SOCKETS, "test_a_peer_that_does_not_read_is_full_and_others_go_on"),
     "IMAGES_PER_PETITION_MAX": (PARAMS, "test_a_petitions_own_bounds"),
     "PETITIONS_MAX": (HERE, "test_what_a_manager_keeps_is_limited_unless_its_owner_says_otherwise"),

@@ -431,7 +431,7 @@ def test_an_embedding_is_renamed_in_both_prompts() -> None:
     found = comparing.match(params, contents, farm)
     assert found.changes == {
         "prompt": "a <embedding:new ink.pt> cat, ink",
-        "negative_prompt": "(embedding:bad:1.2)",
+        "negative_prompt": "(<embedding:bad>:1.2)",  # the same, written otherwise
     }
     assert found.notes == ("embeddings 'ink' (aaaaaaaaaa) is called 'new ink.pt' here.",)
 

@@ -11,7 +11,8 @@ from typing import Literal
 from sdistrib import limits
 from sdistrib.errors import ErrorCode
 from sdistrib.params import Params, drawn_size
-from sdistrib.protocol.engine import At, Draw
+from sdistrib.petitions import Petition
+from sdistrib.protocol.engine import At, Draw, PreviewWish
 from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Phase, Step
 from sdistrib_worker.effects import AskEngine, CancelDrawing, KillEngine, StartEngine
 from sdistrib_worker.pace import Pace, SizeKey
@@ -34,6 +35,15 @@ class Job:
     asked: Params | None = None
     #: What the user is to be told beside what the engine says.
     notes: tuple[str, ...] = ()
+    #: None wants no previews.
+    preview: PreviewWish | None = None
+
+
+def preview_wish(petition: Petition) -> PreviewWish | None:
+    """What a petition wants shown of its images while they are drawn."""
+    if petition.preview == "none":
+        return None
+    return PreviewWish(petition.preview, petition.preview_interval, petition.preview_noisy)
 
 
 @dataclass(slots=True)
@@ -135,6 +145,7 @@ class Drawing:
             loras=plan.loras,
             embeddings=plan.embeddings,
             threads=threads,
+            preview=job.preview,
         )
         self._turn.effects.append(AskEngine(draw))
 

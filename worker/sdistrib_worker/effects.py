@@ -93,10 +93,23 @@ class SavePicture(NamedTuple):
     data: bytes
 
 
+class EncodePreview(NamedTuple):
+    """Make a small file of a preview when no picture waits; answered by `PreviewEncoded`."""
+
+    #: Whose preview it is.
+    attempt: Attempt
+    #: The pixels, as `PreviewDrawn` brought them.
+    pixels: Any
+
+
+class WantPreview(NamedTuple):
+    """Let the engine child send another preview."""
+
+
 class DropPicture(NamedTuple):
     """Nobody wants these pixels."""
 
-    #: The pixels, as `PictureDrawn` brought them.
+    #: The pixels, as `PictureDrawn` or `PreviewDrawn` brought them.
     picture: Any
 
 
@@ -127,6 +140,8 @@ Effect = (
     | WatchDevice
     | EncodePicture
     | SavePicture
+    | EncodePreview
+    | WantPreview
     | DropPicture
     | Log
     | Stop

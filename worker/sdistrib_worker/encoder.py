@@ -1,6 +1,7 @@
 """The thread that makes picture files, so that encoding overlaps the engine's next image."""
 
 import hashlib
+import itertools
 import logging
 import queue
 import threading
@@ -8,39 +9,58 @@ import time
 from collections.abc import Callable
 
 from sdistrib.errors import EngineError, ErrorInfo
-from sdistrib_worker.effects import EncodePicture
-from sdistrib_worker.events import EncodingFailed, PictureEncoded
+from sdistrib_worker import preview_files
+from sdistrib_worker.effects import EncodePicture, EncodePreview
+from sdistrib_worker.events import EncodingFailed, PictureEncoded, PreviewEncoded
 from sdistrib_worker.pictures import encode
 from sdistrib_worker.supervisor import Picture
+
+#: Urgency of orders.
+_PICTURE, _PREVIEW, _LAST = range(3)
 
 _LOG = logging.getLogger("sdistrib.worker")
 
 
-class Encoder:
-    """Takes `EncodePicture`s in order; gives each one's outcome to `done`, from its own thread."""
+Order = EncodePicture | EncodePreview
+Outcome = PictureEncoded | EncodingFailed | PreviewEncoded
 
-    def __init__(self, done: Callable[[PictureEncoded | EncodingFailed], None]) -> None:
+
+class Encoder:
+    """Takes orders in turn, previews only while no picture waits.
+
+    Gives each one's outcome to `done`, from its own thread.
+    """
+
+    def __init__(self, done: Callable[[Outcome], None]) -> None:
         self._done = done
-        self._orders: queue.SimpleQueue[EncodePicture | None] = queue.SimpleQueue()
+        #: Urgency, number, order: no two are alike in the first two. None ends the thread.
+        self._orders: queue.PriorityQueue[tuple[int, int, Order | None]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
         self._thread.start()
 
-    def order(self, order: EncodePicture) -> None:
-        """Encode when everything ordered before is done."""
-        self._orders.put(order)
+    def order(self, order: Order) -> None:
+        """Encode when everything is done that is as urgent and was ordered before."""
+        urgency = _PICTURE if isinstance(order, EncodePicture) else _PREVIEW
+        self._orders.put((urgency, next(self._numbers), order))
 
     def stop(self) -> None:
         """End after the picture under way; what waits is dropped."""
         while not self._orders.empty():
-            waiting = self._orders.get()
-            if waiting is not None:
+            waiting = self._orders.get()[2]
+            if isinstance(waiting, EncodePicture):
                 waiting.picture.close()
-        self._orders.put(None)
+            elif waiting is not None:
+                waiting.pixels.close()
+        self._orders.put((_LAST, next(self._numbers), None))
         self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
-        while (order := self._orders.get()) is not None:
-            self._done(_encode(order))
+        while (order := self._orders.get()[2]) is not None:
+            if isinstance(order, EncodePicture):
+                self._done(_encode(order))
+            else:
+                self._done(preview_files.encode(order))
 
 
 def _encode(order: EncodePicture) -> PictureEncoded | EncodingFailed:

@@ -1,10 +1,10 @@
 """What can happen to a worker."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sdistrib.errors import ErrorInfo
 from sdistrib.protocol.codec import Buffer
-from sdistrib.protocol.engine import Drawn, EngineFrame
+from sdistrib.protocol.engine import Drawn, EngineFrame, Previewed
 from sdistrib.protocol.messages import Attempt, Message
 from sdistrib_worker.shelf import StoredFile
 
@@ -33,7 +33,7 @@ class SendFailed(NamedTuple):
 
 
 class EngineSpoke(NamedTuple):
-    """The engine child sent a frame other than `Drawn`."""
+    """The engine child sent a frame other than `Drawn` and `Previewed`."""
 
     #: What it sent.
     frame: EngineFrame
@@ -46,6 +46,29 @@ class PictureDrawn(NamedTuple):
     drawn: Drawn
     #: The pixels, opaque here; goes on to `EncodePicture` or `DropPicture`, once.
     picture: Any
+
+
+class PreviewDrawn(NamedTuple):
+    """The engine child showed what its picture looks like now; it sends no other until asked."""
+
+    #: Its frame.
+    previewed: Previewed
+    #: The pixels, opaque here; goes on to `EncodePreview` or `DropPicture`, once.
+    pixels: Any
+
+
+class PreviewEncoded(NamedTuple):
+    """A preview is a small file now, or could not be made into one."""
+
+    #: Whose preview it is.
+    attempt: Attempt
+    #: The file's bytes; empty when it could not be made.
+    data: bytes
+    #: Its media format.
+    format: Literal["png", "jpeg"] = "png"
+    #: Its size in pixels.
+    width: int = 0
+    height: int = 0
 
 
 class EngineDied(NamedTuple):
@@ -125,8 +148,15 @@ class TurnEnded(NamedTuple):
     """Everything that was readable is handled; whatever is due by the clock is due now."""
 
 
+PreviewEvent = PreviewDrawn | PreviewEncoded
 EngineEvent = (
-    EngineSpoke | PictureDrawn | EngineDied | FileVanished | PictureEncoded | EncodingFailed
+    EngineSpoke
+    | PictureDrawn
+    | PreviewEvent
+    | EngineDied
+    | FileVanished
+    | PictureEncoded
+    | EncodingFailed
 )
 Event = (
     MessageArrived

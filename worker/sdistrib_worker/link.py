@@ -5,11 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sdistrib.errors import EngineError
-from sdistrib.protocol.engine import Draw, Interrupt, LogLine
+from sdistrib.protocol.engine import Draw, Interrupt, LogLine, PreviewWanted
 from sdistrib.transport import Watch
 from sdistrib_worker import events
-from sdistrib_worker.effects import AskEngine, CancelDrawing, DropPicture, KillEngine, StartEngine
-from sdistrib_worker.supervisor import Died, EngineChild, Event, Picture
+from sdistrib_worker.effects import (
+    AskEngine,
+    CancelDrawing,
+    DropPicture,
+    KillEngine,
+    StartEngine,
+    WantPreview,
+)
+from sdistrib_worker.supervisor import Died, EngineChild, Event, Glimpse, Picture
 
 _LOG = logging.getLogger("sdistrib.worker")
 
@@ -43,7 +50,8 @@ class EngineLink:
             yield from self._translate(said)
 
     def carry_out(
-        self, effect: StartEngine | AskEngine | CancelDrawing | KillEngine | DropPicture
+        self,
+        effect: StartEngine | AskEngine | CancelDrawing | KillEngine | DropPicture | WantPreview,
     ) -> events.FileVanished | None:
         """Do what the machine wants of the child.
 
@@ -60,6 +68,8 @@ class EngineLink:
                 self._child.send(Interrupt(ticket=ticket))
             case KillEngine(reason, code):
                 self._child.kill(reason, code)
+            case WantPreview():
+                self._child.send(PreviewWanted())
             case DropPicture(picture):
                 picture.close()
         return None
@@ -81,6 +91,8 @@ class EngineLink:
         match said:
             case Picture():
                 yield events.PictureDrawn(said.drawn, said)
+            case Glimpse():
+                yield events.PreviewDrawn(said.previewed, said)
             case Died(info=info):
                 yield events.EngineDied(info, said.ours, said.was_ready, said.refused)
             case LogLine(level=level, text=text):

@@ -132,7 +132,7 @@ class Loop:
             case fx.Send(message, body):
                 if self._dealer.send(encode(message, body)) != "sent":
                     self._mailbox.put(events.SendFailed(message))
-            case fx.EncodePicture() | fx.SavePicture():
+            case fx.EncodePicture() | fx.EncodePreview() | fx.SavePicture():
                 self._order(effect)
             case fx.WatchDevice(facts):
                 self._lookout.watch(facts)
@@ -147,9 +147,9 @@ class Loop:
                 if vanished is not None:
                     self._mailbox.put(vanished)
 
-    def _order(self, order: fx.EncodePicture | fx.SavePicture) -> None:
+    def _order(self, order: fx.EncodePicture | fx.EncodePreview | fx.SavePicture) -> None:
         """Have something done by a thread."""
-        if isinstance(order, fx.EncodePicture):
+        if not isinstance(order, fx.SavePicture):
             self._encoder.order(order)
         elif self._autosaver is not None:
             self._autosaver.order(order)

@@ -19,7 +19,7 @@ from sdistrib.protocol.messages import Attempt, EngineState, Message, Standing
 from sdistrib_worker import events
 from sdistrib_worker.allowed import too_large
 from sdistrib_worker.choices import overruled
-from sdistrib_worker.drawing import Job
+from sdistrib_worker.drawing import Job, preview_wish
 from sdistrib_worker.effects import Effect, Stop
 from sdistrib_worker.making import Making
 from sdistrib_worker.rest import Rest
@@ -129,6 +129,8 @@ class Worker:
                 self._results.forget(attempt)
             case wire.ChunkSeen():
                 self._results.seen(message)
+            case wire.PreviewSeen(attempt=attempt):
+                self._making.previewing.seen(attempt)
             case _:  # a beat, which was counted
                 pass
 
@@ -143,6 +145,7 @@ class Worker:
         for attempt in given_back:
             self._session.say(wire.Revoked(attempt=attempt))
         self._results.hand_in()
+        self._making.previewing.session_began()
         self._announced = None
         if not self._inventory_told:
             self._tell_inventory()
@@ -182,7 +185,8 @@ class Worker:
         params, notes = overruled(petition.params, self._choices)
         params, notes = relieved(params, grant.relief), (*notes, *_relief_notes(grant))
         for attempt in new:
-            job = Job(attempt, params, petition.seed + attempt.index, asked, notes)
+            seed = petition.seed + attempt.index
+            job = Job(attempt, params, seed, asked, notes, preview_wish(petition))
             fault = too_large(params, self._settings.declared)
             if fault is not None:
                 self._making.fail(attempt, fault)

@@ -30,6 +30,7 @@ from sdistrib_worker.effects import (
     form_of,
 )
 from sdistrib_worker.naming import SavedFacts
+from sdistrib_worker.previewing import Previewing
 from sdistrib_worker.results import Results, fit, fit_notes, seconds
 from sdistrib_worker.session import Session, Settings, Turn
 from sdistrib_worker.shelf import Plan, Shelf, make_plan, missing
@@ -66,6 +67,7 @@ class Making:
         #: The files there are now.
         self.shelf = shelf
         self.drawing = Drawing(turn, settings.patience)
+        self.previewing = Previewing(settings.name, turn, session, self.drawing)
         self._queue: deque[Job] = deque()
         self._encoding: dict[Attempt, _Encoding] = {}
         self._full = False
@@ -187,7 +189,10 @@ class Making:
                 self._on_frame(frame)
             case events.PictureDrawn(drawn, picture):
                 self._on_drawn(drawn, picture)
+            case events.PreviewDrawn() | events.PreviewEncoded():
+                self.previewing.handle(event)
             case events.EngineDied():
+                self.previewing.engine_ended()
                 self._on_died(event)
             case events.FileVanished(ticket, path):
                 self._on_vanished(ticket, path)

@@ -39,16 +39,18 @@ from sdistrib.protocol.engine import (
     EngineFrame,
     FrameReader,
     LogLine,
+    Previewed,
     Ready,
     encode_frame,
 )
 from sdistrib_worker.engine.death import OomKills, signal_name, tail, verdict
 from sdistrib_worker.engine.device import device_environment
-from sdistrib_worker.engine.picture import Picture
+from sdistrib_worker.engine.picture import Glimpse, Picture
 from sdistrib_worker.engine.stray import StrayOutput
 
 __all__ = [
-    "FD", "Died", "EngineChild", "Event", "Picture", "device_environment", "engine_command",
+    "FD", "Died", "EngineChild", "Event", "Glimpse", "Picture", "device_environment",
+    "engine_command",
 ]  # fmt: skip
 
 #: Word of the command that `start` replaces by the number of the child's socket.
@@ -81,8 +83,9 @@ class Died(msgspec.Struct, frozen=True, kw_only=True):
     refused: bool
 
 
-#: What `receive` hands out. A `Drawn` frame only ever comes inside its `Picture`.
-Event = EngineFrame | Picture | Died
+#: What `receive` hands out. A `Drawn` frame only ever comes inside its `Picture`, a `Previewed`
+#: inside its `Glimpse`.
+Event = EngineFrame | Picture | Glimpse | Died
 
 
 def engine_command(device: str = "auto") -> tuple[str, ...]:
@@ -315,12 +318,17 @@ class EngineChild:
                 self._log.append(text)
             case Drawn():
                 self._doing = "while idle"
-                if not self._descriptors:
-                    raise ProtocolError("the engine's stream is garbled: a picture without pixels")
-                return Picture(frame, self._descriptors.popleft())
+                return Picture(frame, self._next_descriptor())
+            case Previewed():
+                return Glimpse(frame, self._next_descriptor())
             case _:
                 pass
         return frame
+
+    def _next_descriptor(self) -> int:
+        if not self._descriptors:
+            raise ProtocolError("the engine's stream is garbled: a picture without pixels")
+        return self._descriptors.popleft()
 
     def _read_stray(self) -> list[LogLine]:
         lines = self._stray.read() if self._stray else []

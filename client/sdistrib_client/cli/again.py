@@ -13,7 +13,7 @@ from sdistrib.params import PARAMETERS
 from sdistrib.petitions import Petition
 from sdistrib_client import comparing
 from sdistrib_client.cli.display import Display
-from sdistrib_client.cli.flags import params_of, urgency_of, variable
+from sdistrib_client.cli.flags import params_of, previews_of, urgency_of, variable
 from sdistrib_client.cli.formats import format_wish, is_said, is_typed
 from sdistrib_client.cli.prompts import prompts_of
 from sdistrib_client.composing import compose, edit, settle_file
@@ -61,6 +61,7 @@ class Again(NamedTuple):
             seed=seed,
             timeout_s=values["timeout"],
             **urgency_of(values),
+            **previews_of(values),
         )
         other_seed = {"seed"} if seed != recipe.seed else set()
         return cls(path, data, recipe, petition, frozenset(typed) | other_seed)

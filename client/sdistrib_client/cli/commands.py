@@ -11,6 +11,8 @@ from sdistrib_client.cli.flags import (
     other_flags,
     output_flags,
     parameter_flags,
+    preview_flags,
+    preview_path_flag,
     prompt_flags,
     timeout_flag,
     urgency_flags,
@@ -168,6 +170,7 @@ _petition_verb(
     " ID may be shortened to what no other petition's begins with.",
     _id(),
     *output_flags(),
+    preview_path_flag(),
     *connection_flags(),
 )
 _petition_verb(
@@ -194,6 +197,7 @@ _petition_verb(
     *prompt_flags(),
     timeout_flag(),
     *urgency_flags(),
+    *preview_flags(),
     detach_flag(),
     *output_flags(),
     *connection_flags(),

@@ -11,7 +11,7 @@ from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib_client.cli.report import clean, explain, explain_error
 from sdistrib_client.effects import Ending
-from sdistrib_client.pictures import Picture
+from sdistrib_client.pictures import Picture, Preview
 
 #: Of a petition with hundreds of failed pictures, this many are told in full.
 _FAILURES_SHOWN = 4
@@ -28,6 +28,9 @@ class Display(Protocol):
 
     def progress(self, progress: wire.Progress) -> None:
         """It went on."""
+
+    def preview(self, preview: Preview, path: Path) -> None:
+        """A preview was written."""
 
     def picture(self, picture: Picture, path: Path | None) -> None:
         """A picture was written; a path of None is standard output."""
@@ -53,6 +56,7 @@ class Lines:
         self._color = color
         self._stream = stream or sys.stderr
         self._last = ""
+        self._previewed = False
 
     def submitted(self, petition_id: str, petition: Petition) -> None:
         """Say which petition it is, with -v."""
@@ -69,6 +73,12 @@ class Lines:
     def progress(self, progress: wire.Progress) -> None:
         """Say what changed."""
         self._change(describe(progress))
+
+    def preview(self, preview: Preview, path: Path) -> None:
+        """Say where it is when the first one comes: it is to be looked at meanwhile."""
+        if not self._previewed:
+            self._previewed = True
+            self.line(f"previews -> {path}")
 
     def picture(self, picture: Picture, path: Path | None) -> None:
         """Say which file it is, and how to draw it again."""
@@ -133,6 +143,9 @@ class Quiet(Lines):
         """Not shown."""
 
     def progress(self, progress: wire.Progress) -> None:
+        """Not shown."""
+
+    def preview(self, preview: Preview, path: Path) -> None:
         """Not shown."""
 
 

@@ -25,8 +25,9 @@ from sdistrib_client.cli.again import Again
 from sdistrib_client.cli.display import Display, Lines, Quiet
 from sdistrib_client.cli.dry_run import dry_run
 from sdistrib_client.cli.events_json import JsonLines
-from sdistrib_client.cli.flags import params_of, urgency_of
+from sdistrib_client.cli.flags import params_of, previews_of, urgency_of
 from sdistrib_client.cli.formats import format_wish, outputs_of
+from sdistrib_client.cli.previews import previews_to, watcher
 from sdistrib_client.cli.prompts import prompts_of
 from sdistrib_client.cli.report import status_of, status_of_error
 from sdistrib_client.composing import compose
@@ -34,6 +35,7 @@ from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError, Unreachable
 from sdistrib_client.images import Outputs
 from sdistrib_client.pictures import Picture
+from sdistrib_client.preview_file import PreviewFile
 from sdistrib_client.sync import Client, Drawing
 
 #: What the extra `client` brings; drawing wants both, on a terminal or not, so that the same
@@ -58,6 +60,8 @@ def run(host: str, values: Mapping[str, Any]) -> int:
         outputs = outputs_of(values, petition.images, petition.params.format, output)
         if again is not None:
             again.spare(outputs)
+    shown = petition.preview != "none"
+    previews = previews_to(values, outputs) if outputs is not None and shown else None
 
     def work(client: Client, display: Display) -> int:
         wanted = again.matched(client, display) if again is not None else petition
@@ -66,7 +70,7 @@ def run(host: str, values: Mapping[str, Any]) -> int:
         if outputs is None:
             return _detach(client, wanted, display)
         compare = again.compare if again is not None else None
-        return _draw(client, wanted, outputs, display, compare)
+        return _draw(client, wanted, outputs, previews, display, compare)
 
     return connected(host, values, work)
 
@@ -121,7 +125,7 @@ def forbid_output() -> None:
         click.UsageError: a file was named.
     """
     given = click.get_current_context().get_parameter_source
-    for name in ("output", "output_begin_idx"):
+    for name in ("output", "output_begin_idx", "preview_path"):
         if given(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
                 f"--detach writes no picture; give --{name.replace('_', '-')} to fetch or attach."
@@ -135,6 +139,7 @@ def _petition(values: Mapping[str, Any]) -> Petition:
         seed=values["seed"],
         timeout_s=values["timeout"],
         **urgency_of(values),
+        **previews_of(values),
     )
 
 
@@ -178,10 +183,16 @@ def _draw(
     client: Client,
     petition: Petition,
     outputs: Outputs,
+    previews: PreviewFile | None,
     display: Display,
     on_picture: OnPicture | None,
 ) -> int:
-    drawing = client.draw(petition, on_accepted=display.accepted, on_progress=display.progress)
+    drawing = client.draw(
+        petition,
+        on_accepted=display.accepted,
+        on_progress=display.progress,
+        on_preview=watcher(previews, display),
+    )
     return receive(drawing, outputs, display, on_picture)
 
 

@@ -5,6 +5,7 @@ Every object has `event`, and `id` (the petition's) once there is one. The keys 
     accepted   state, seed, images, ahead, reason
     progress   state, done, images, ahead, reason, eta_s,
                running: [{index, worker, phase, step, steps, step_s}]
+    preview    index, step, steps, path, width, height, worker, noisy
     image      index, seed, path (null is none), sha256, size_bytes, width, height, format, worker,
                fingerprint, load_s, draw_s, encode_s, notes
     planned    eta_s, ahead, reason, cut,
@@ -32,7 +33,7 @@ from sdistrib.errors import ERROR_TABLE, ErrorInfo, PetitionError, SdistribError
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib_client.effects import Ending
-from sdistrib_client.pictures import Picture
+from sdistrib_client.pictures import Picture, Preview
 
 
 class JsonLines:
@@ -69,6 +70,20 @@ class JsonLines:
             reason=progress.reason,
             eta_s=progress.eta_s,
             running=[_whole(at) for at in progress.running],
+        )
+
+    def preview(self, preview: Preview, path: Path) -> None:
+        """`preview`."""
+        self._write(
+            "preview",
+            index=preview.index,
+            step=preview.step,
+            steps=preview.steps,
+            path=str(path),
+            width=preview.width,
+            height=preview.height,
+            worker=preview.worker,
+            noisy=preview.noisy,
         )
 
     def picture(self, picture: Picture, path: Path | None) -> None:

@@ -8,8 +8,8 @@ from msgspec import Meta
 
 from sdistrib import limits
 from sdistrib.params import PARAMETERS, Parameter
-from sdistrib.petitions import OnOom, Priority
-from sdistrib_client.cli.values import MODE, Number, Pair, type_of
+from sdistrib.petitions import OnOom, PreviewMode, Priority
+from sdistrib_client.cli.values import MODE, Number, Pair, Word, type_of
 
 #: Default seed, as sd-cli's.
 SEED = 42
@@ -121,6 +121,7 @@ def other_flags() -> Iterator[Flag]:
     yield timeout_flag()
     yield from urgency_flags()
     yield from_flag()
+    yield from preview_flags()
     yield detach_flag()
     yield dry_run_flag()
     yield Flag(
@@ -194,6 +195,52 @@ def from_flag() -> Flag:
         " are typed instead of its own; it becomes PICTURE_again, unless -o says otherwise. Files"
         " of A1111 and others that write as it does serve as far as their text goes.",
     )
+
+
+def preview_flags() -> Iterator[Flag]:
+    """What is shown of a picture while it is drawn, and where."""
+    interval = Number(int, [Meta(ge=1), Meta(le=limits.STEPS_MAX)])
+    yield Flag(
+        ["--preview"],
+        OUTPUT,
+        type=Word(get_args(PreviewMode)),
+        default="none",
+        metavar="MODE",
+        help="Show the picture while it is drawn: proj costs next to nothing and is small; tae and"
+        " vae decode it with what the model has, at each step. One of"
+        f" {', '.join(get_args(PreviewMode))}. [none]",
+    )
+    yield Flag(
+        ["--preview-interval"],
+        OUTPUT,
+        type=interval,
+        default=1,
+        help="Steps from one preview to the next. [1]",
+    )
+    yield Flag(
+        ["--preview-noisy"],
+        OUTPUT,
+        is_flag=True,
+        help="Show what the model is given, and not what it makes of it.",
+    )
+    yield preview_path_flag()
+
+
+def preview_path_flag() -> Flag:
+    """Where previews go."""
+    return Flag(
+        ["--preview-path"],
+        OUTPUT,
+        default="preview.png",
+        metavar="FILE",
+        help="File that always shows the newest preview of any of the pictures, as .png, .jpg or"
+        " .webp. [preview.png]",
+    )
+
+
+def previews_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Petition` that `preview_flags` set."""
+    return {name: values[name] for name in ("preview", "preview_interval", "preview_noisy")}
 
 
 def detach_flag() -> Flag:

@@ -7,7 +7,6 @@ ignored: a picture drawn without a wish that was uttered is a wrong picture.
 _NEWER = "needs an engine newer than 0.4.7, which does not have it"
 _INPUT = "input pictures are not supported by this version of sdistrib yet"
 _VIDEO = "video is not supported by this version of sdistrib yet"
-_PREVIEW = "previews are not supported by this version of sdistrib yet"
 _CONTROL = "ControlNet needs an input picture; those are not supported by this version yet"
 _PHOTOMAKER = "PhotoMaker needs input pictures; those are not supported by this version yet"
 _WORKER = "devices belong to the worker; give them to sdistrib-worker on that machine"
@@ -100,11 +99,6 @@ REFUSED: dict[str, str] = {
     "--imat-out": _MODES,
     "--imat-in": _MODES,
     "--canny": _CONTROL,
-    "--preview": _PREVIEW,
-    "--preview-path": _PREVIEW,
-    "--preview-interval": _PREVIEW,
-    "--preview-noisy": _PREVIEW,
-    "--taesd-preview-only": _PREVIEW,
     # The C++ client's own.
     "--normalize-input": f"{_PHOTOMAKER}; {_GONE}",
     "--stacked-id-embd-dir": f"{_PHOTOMAKER}; {_GONE} for --photo-maker",

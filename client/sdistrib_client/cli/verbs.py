@@ -13,9 +13,10 @@ from sdistrib.petitions import PETITION_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib_client.cli.display import Display
 from sdistrib_client.cli.draw import connected, forbid_output, keep, receive, write_all
-from sdistrib_client.cli.flags import params_of, urgency_of, variable
+from sdistrib_client.cli.flags import params_of, previews_of, urgency_of, variable
 from sdistrib_client.cli.formats import format_wish, is_typed, outputs_of
 from sdistrib_client.cli.lists import dial
+from sdistrib_client.cli.previews import previews_to, watcher
 from sdistrib_client.cli.prompts import prompts_of
 from sdistrib_client.cli.report import status_of
 from sdistrib_client.effects import Ending
@@ -31,7 +32,12 @@ def attach(host: str, values: Values) -> int:
     def work(client: Client, display: Display) -> int:
         row, petition = client.look(values["petition_id"])
         outputs = outputs_of(values, row.images, petition.params.format)
-        drawing = client.attach(row.id, on_accepted=display.accepted, on_progress=display.progress)
+        drawing = client.attach(
+            row.id,
+            on_accepted=display.accepted,
+            on_progress=display.progress,
+            on_preview=watcher(previews_to(values, outputs), display),
+        )
         if row.state in PETITION_ENDS and row.done:
             display.notice(
                 f"Petition {row.id[:8]} has ended. Pictures that were written before do not come"
@@ -84,6 +90,7 @@ def retry(host: str, values: Values) -> int:
             timeout_s=timeout_s,
             on_accepted=display.accepted,
             on_progress=display.progress,
+            on_preview=None if outputs is None else watcher(previews_to(values, outputs), display),
             **changes,
         )
         return keep(drawing, display) if outputs is None else receive(drawing, outputs, display)
@@ -101,6 +108,7 @@ def _typed(values: Values) -> tuple[dict[str, Any], float | None]:
     changes |= {name: urgency[name] for name, flag in flags.items() if is_typed(flag)}
     if is_typed("output"):
         changes |= format_wish(values)
+    changes |= {name: value for name, value in previews_of(values).items() if is_typed(name)}
     return changes, values["timeout"] if is_typed("timeout") else None
 
 

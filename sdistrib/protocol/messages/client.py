@@ -21,6 +21,8 @@ from sdistrib.protocol.messages.shared import (
     Message,
     Name,
     Phase,
+    Preview,
+    PreviewSeen,
     Result,
     Seconds,
     Text,
@@ -45,6 +47,8 @@ class Submit(Message, frozen=True, kw_only=True):
     id: PetitionId
     #: This connection wants to know that it is kept, and nothing more of it.
     detach: bool = False
+    #: This connection takes previews of it.
+    previews: bool = False
 
 
 class Cancel(Message, frozen=True, kw_only=True):
@@ -61,6 +65,8 @@ class Attach(Message, frozen=True, kw_only=True):
     again: bool = False
     #: False: only what is recorded now is wanted; `Finished` then says how far the petition is.
     wait: bool = True
+    #: As in `Submit`.
+    previews: bool = False
 
 
 class Detach(Message, frozen=True, kw_only=True):
@@ -76,6 +82,8 @@ class Retry(Message, frozen=True, kw_only=True):
     id: PetitionId
     #: As in `Submit`.
     detach: bool = False
+    #: As in `Submit`.
+    previews: bool = False
 
 
 class Purge(Message, frozen=True, kw_only=True):
@@ -366,11 +374,12 @@ CLIENT_TO_MANAGER: tuple[type[Message], ...] = (
     Purge,
     ResultSeen,
     ProgressSeen,
+    PreviewSeen,
     Ask,
     Plan,
     Control,
 )
 MANAGER_TO_CLIENT: tuple[type[Message], ...] = (
-    *BOTH, Identify, Welcome, Accepted, Refused, Progress, Result, Finished, Cancelled, Purged,
-    Answer, Planned, Controlled,
+    *BOTH, Identify, Welcome, Accepted, Refused, Progress, Preview, Result, Finished, Cancelled,
+    Purged, Answer, Planned, Controlled,
 )  # fmt: skip

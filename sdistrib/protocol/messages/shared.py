@@ -22,6 +22,7 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Index = Annotated[int, Meta(ge=0, lt=limits.IMAGES_PER_PETITION_MAX)]
 AttemptNumber = Annotated[int, Meta(ge=1, le=10_000)]
 Size = Annotated[int, Meta(ge=0, le=limits.PICTURE_BYTES_MAX)]
+PreviewSide = Annotated[int, Meta(ge=1, le=limits.PREVIEW_SIDE_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.SECONDS_MAX)]
 Count = Annotated[int, Meta(ge=0)]
 Phase = Literal["loading", "encoding", "sampling", "decoding", "upscaling", "finishing"]
@@ -35,7 +36,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of all messages."""
 
     #: What the body frame is: "" when there is none.
-    BODY: ClassVar[Literal["", "petition", "inventory", "picture"]] = ""
+    BODY: ClassVar[Literal["", "petition", "inventory", "picture", "preview"]] = ""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -132,6 +133,30 @@ class Result(Message, frozen=True, kw_only=True):
     sampling_s: Seconds = 0.0
     #: What the user should know, for example a size that the model rounded up.
     notes: tuple[Text, ...] = ()
+
+
+class Preview(Message, frozen=True, kw_only=True):
+    """What an image looks like while it is drawn; the newest counts, and none is ever kept."""
+
+    BODY = "preview"
+    attempt: Attempt
+    #: The sampling step that it shows, and how many there are.
+    step: Count
+    steps: Count
+    #: Of the preview itself.
+    width: PreviewSide
+    height: PreviewSide
+    #: Media format of the body.
+    format: Literal["png", "jpeg"]
+    worker: Name
+    #: It shows what the model was given, and not what it made of that.
+    noisy: bool = False
+
+
+class PreviewSeen(Message, frozen=True, kw_only=True):
+    """The last preview of this attempt is done with; there is room for another."""
+
+    attempt: Attempt
 
 
 class Welcome(Message, frozen=True, kw_only=True):

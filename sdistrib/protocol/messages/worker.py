@@ -16,6 +16,8 @@ from sdistrib.protocol.messages.shared import (
     Message,
     Name,
     Phase,
+    Preview,
+    PreviewSeen,
     Result,
     Seconds,
     StandingState,
@@ -166,9 +168,10 @@ class ResultRefused(Message, frozen=True, kw_only=True):
 
 
 WORKER_TO_MANAGER: tuple[type[Message], ...] = (
-    *BOTH, WorkerHello, Inventory, Started, Step, Result, Failed, Revoked, TooLate, EngineState,
-    Standing, Steered,
+    *BOTH, WorkerHello, Inventory, Started, Step, Preview, Result, Failed, Revoked, TooLate,
+    EngineState, Standing, Steered,
 )  # fmt: skip
 MANAGER_TO_WORKER: tuple[type[Message], ...] = (
     *BOTH, Identify, Welcome, Grant, Revoke, Abandon, ResultRecorded, ResultRefused, Steer,
+    PreviewSeen,
 )  # fmt: skip

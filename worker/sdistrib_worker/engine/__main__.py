@@ -32,7 +32,8 @@ def main() -> None:
     sock = socket.socket(fileno=arguments.fd)
     # A debugger or anything else that the engine may start must not keep the socket open.
     sock.set_inheritable(False)
-    link, inbox = Link(sock), Inbox(sock)
+    link = Link(sock)
+    inbox = Inbox(sock, link)
     try:
         engine = _engine(arguments.device, link)
     except DeviceError as error:

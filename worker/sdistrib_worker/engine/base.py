@@ -35,6 +35,18 @@ class Reporter(Protocol):
     def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
         """The request under way has come this far."""
 
+    @property
+    def takes_preview(self) -> bool:
+        """The supervisor has taken the last preview; one given now leaves at once."""
+
+    def when_room(self, then: Callable[[], None]) -> None:
+        """Call this, from any thread, whenever `takes_preview` becomes true."""
+
+    def preview(
+        self, step: int, width: int, height: int, channels: int, pixels: bytes, *, noisy: bool
+    ) -> None:
+        """What the picture looks like at a step; its pixels as in `Painting`."""
+
     def log(self, level: int, text: str) -> None:
         """One line of the engine's log: level 0 debug, 1 info, 2 warning, 3 error."""
 

@@ -21,6 +21,8 @@ from sdistrib.protocol.engine import (
     FrameReader,
     Interrupt,
     LogLine,
+    Previewed,
+    PreviewWanted,
     Ready,
     Unload,
     encode_frame,
@@ -43,6 +45,9 @@ class Link:
         self._lock = threading.Lock()
         #: Number of the request under way.
         self.ticket = 0
+        #: The supervisor has taken the last preview.
+        self.takes_preview = True
+        self._then: Callable[[], None] = _nothing
 
     def send(self, frame: EngineFrame, descriptor: int | None = None) -> None:
         """Send a whole frame, and a descriptor with its first byte. Ends the process on EPIPE."""
@@ -59,6 +64,34 @@ class Link:
         """The request under way has come this far."""
         self.send(At(ticket=self.ticket, phase=phase, step=step, steps=steps, step_s=step_s))
 
+    def when_room(self, then: Callable[[], None]) -> None:
+        """Call this, from the inbox's thread, whenever `takes_preview` becomes true."""
+        self._then = then
+
+    def has_room(self) -> None:
+        """The supervisor is done with the last preview."""
+        self.takes_preview = True
+        self._then()
+
+    def preview(
+        self, step: int, width: int, height: int, channels: int, pixels: bytes, *, noisy: bool
+    ) -> None:
+        """What the picture looks like at a step; the next one waits for `takes_preview`."""
+        self.takes_preview = False
+        shown = Previewed(
+            ticket=self.ticket, step=step, width=width, height=height, channels=channels,
+            noisy=noisy,
+        )  # fmt: skip
+        self.send_pixels(shown, pixels)
+
+    def send_pixels(self, frame: EngineFrame, pixels: bytes) -> None:
+        """Send a frame with the descriptor of a file that holds these bytes."""
+        descriptor = _shared(pixels)
+        try:
+            self.send(frame, descriptor)
+        finally:
+            os.close(descriptor)
+
     def log(self, level: int, text: str) -> None:
         """One line of the engine's log."""
         self.send(LogLine(level=level, text=text[: limits.TEXT_CHARS_MAX]))
@@ -71,8 +104,9 @@ class Inbox:
     in the middle of an image: this child never outlives its worker.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, link: Link) -> None:
         self._socket = sock
+        self._link = link
         self._frames: queue.SimpleQueue[EngineFrame] = queue.SimpleQueue()
         self._lock = threading.Lock()
         #: The request under way and how to end it early; the newest that shall end.
@@ -112,6 +146,8 @@ class Inbox:
                 for frame in reader.feed(data):
                     if isinstance(frame, Interrupt):
                         self._cancels(frame.ticket)
+                    elif isinstance(frame, PreviewWanted):
+                        self._link.has_room()
                     else:
                         self._frames.put(frame)
         except ProtocolError as error:
@@ -151,11 +187,7 @@ def _draw(link: Link, inbox: Inbox, engine: Engine, request: Draw) -> None:
         return
     finally:
         inbox.ends()
-    descriptor = _shared(painting.pixels)
-    try:
-        link.send(_drawn(request.ticket, painting), descriptor)
-    finally:
-        os.close(descriptor)
+    link.send_pixels(_drawn(request.ticket, painting), painting.pixels)
 
 
 def _painted(inbox: Inbox, engine: Engine, request: Draw) -> Painting:
@@ -190,3 +222,7 @@ def _shared(pixels: bytes) -> int:
     while left:
         left = left[os.write(descriptor, left) :]
     return descriptor
+
+
+def _nothing() -> None:
+    pass

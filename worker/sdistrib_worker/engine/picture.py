@@ -1,34 +1,32 @@
-"""A finished picture on the supervisor's side: a `Drawn` frame and its shared memory."""
+"""Pixels on the supervisor's side: a `Drawn` or `Previewed` frame and its shared memory."""
 
 import os
 
 from sdistrib import limits
 from sdistrib.errors import EngineError, ErrorInfo, ProtocolError
-from sdistrib.protocol.engine import Drawn
+from sdistrib.protocol.engine import Drawn, Previewed
 
 
-class Picture:
-    """A `Drawn` frame and its pixels; hold it as long as you like, the child may be gone.
+class SharedPixels:
+    """The pixels of a frame; hold them as long as you like, the child may be gone.
 
     Args:
-        drawn: the frame.
+        frame: tells their size.
         descriptor: the file that came with it; this object closes it, whatever happens.
 
     Raises:
         ProtocolError: the file has not the size that the frame tells.
     """
 
-    def __init__(self, drawn: Drawn, descriptor: int) -> None:
-        #: The frame, with size, times and notes.
-        self.drawn = drawn
-        self._size = drawn.width * drawn.height * drawn.channels
+    def __init__(self, frame: Drawn | Previewed, descriptor: int) -> None:
+        self._size = frame.width * frame.height * frame.channels
         found = os.fstat(descriptor).st_size
-        sound = min(drawn.width, drawn.height, drawn.channels) > 0 and found == self._size
+        sound = min(frame.width, frame.height, frame.channels) > 0 and found == self._size
         if not sound or found > limits.PICTURE_BYTES_MAX:
             os.close(descriptor)
             raise ProtocolError(
-                f"the engine's stream is garbled: a picture of {drawn.width}x{drawn.height}x"
-                f"{drawn.channels} with {found} bytes"
+                f"the engine's stream is garbled: a picture of {frame.width}x{frame.height}x"
+                f"{frame.channels} with {found} bytes"
             )
         self._file = os.fdopen(descriptor, "rb", buffering=0)
 
@@ -55,3 +53,21 @@ class Picture:
     def close(self) -> None:
         """Give the memory back unread."""
         self._file.close()
+
+
+class Picture(SharedPixels):
+    """A finished picture."""
+
+    def __init__(self, drawn: Drawn, descriptor: int) -> None:
+        super().__init__(drawn, descriptor)
+        #: The frame, with size, times and notes.
+        self.drawn = drawn
+
+
+class Glimpse(SharedPixels):
+    """A preview of a picture under way."""
+
+    def __init__(self, previewed: Previewed, descriptor: int) -> None:
+        super().__init__(previewed, descriptor)
+        #: The frame, with size and step.
+        self.previewed = previewed

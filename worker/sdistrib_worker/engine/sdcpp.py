@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 from sdistrib import limits
 from sdistrib.errors import PetitionError
-from sdistrib.protocol.engine import Draw
+from sdistrib.protocol.engine import Draw, PreviewWish
 from sdistrib.protocol.messages import EngineFacts
 from sdistrib_worker.engine import capi, device
 from sdistrib_worker.engine.base import Painting, RefusalError, Reporter
 from sdistrib_worker.engine.capi import api
+from sdistrib_worker.engine.preview import Previewing
 from sdistrib_worker.engine.story import Story, Where
 from sdistrib_worker.engine.structs import Filled, asked_size, needs_encoder
 
@@ -50,6 +51,7 @@ class SdCpp:
         self._key: tuple[object, ...] = ()
         self._has_encoder = False
         self._upscaler: _Upscaling | None = None
+        self._previewing = Previewing(reporter)
         _ears.engine = self
         api.sd_set_log_callback(_on_log, None)
         api.sd_set_progress_callback(_on_progress, None)
@@ -85,7 +87,7 @@ class SdCpp:
             loaded = self._load(request, filled)
             upscaler = self._load_upscaler(request, filled)
             drawing = time.monotonic()
-            image, size = self._generate(filled)
+            image, size = self._generate(filled, request.preview)
             try:
                 self._upscale(image, upscaler, request.params.upscale_repeats)
                 pixels = ctypes.string_at(image.data, image.width * image.height * image.channel)
@@ -128,6 +130,8 @@ class SdCpp:
         """One report on the engine's progress channel."""
         if where := self._story.step(step, steps, time.monotonic()):
             self._reporter.at(*where)
+            if where.phase == "sampling" and where.steps:
+                self._previewing.stepped(where.step)
 
     # --- loading ----------------------------------------------------------------------------
 
@@ -209,12 +213,16 @@ class SdCpp:
 
     # --- drawing ----------------------------------------------------------------------------
 
-    def _generate(self, filled: Filled) -> tuple[Any, tuple[int, int]]:
+    def _generate(self, filled: Filled, preview: PreviewWish | None) -> tuple[Any, tuple[int, int]]:
         """The picture as an `sd_image_t` that the caller frees, and its size."""
         self._resolve_sampler(filled.img.sample_params)
         self._dump("sd_img_gen_params_t", capi.img_gen_params_text(filled.img))
         self._tell(self._story.enter("encoding"))
-        images = api.generate_image(self._context, filled.img)
+        self._previewing.begin(preview, self._story.preview_shown)
+        try:
+            images = api.generate_image(self._context, filled.img)
+        finally:
+            self._previewing.begin(None)
         if not images:
             raise self._refusal("The engine drew no picture")
         image = api.sd_image_t.from_buffer_copy(images[0])

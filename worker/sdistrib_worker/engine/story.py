@@ -36,6 +36,10 @@ _CLIP_FAMILIES = ("SD 1", "SD 2", "SDXS", "SDXL", "Instruct-Pix2Pix")
 _NO_EFFECT = (
     (re.compile("SLG is incompatible"), "--slg-scale has no effect on this kind of model"),
     (
+        re.compile("No latent to RGB projection known"),
+        "--preview proj shows nothing of this kind of model; tae and vae do",
+    ),
+    (
         re.compile("timestep shifting is only"),
         "--timestep-shift has no effect on this kind of model",
     ),
@@ -89,6 +93,7 @@ class Story:
         self._sampling_next = False
         self._tiles_next = False
         self._in_sampling = False
+        self._steps = 0
         self._block_at = now
         self._life_at = now
 
@@ -136,9 +141,11 @@ class Story:
     def step(self, step: int, steps: int, now: float) -> Where | None:
         """Hear one report; gives the place to tell, None when it is not worth telling."""
         if step == 0:
-            self._in_sampling = self._sampling_next and not self._tiles_next
+            # A sampler that looks at the model twice in a step begins the first step twice.
+            again = self._in_sampling and steps == self._steps
+            self._in_sampling = (self._sampling_next or again) and not self._tiles_next
             if self._in_sampling:
-                self._sampling_next = False
+                self._sampling_next, self._steps = False, steps
                 self.phase = "sampling"
             self._tiles_next = False
         step_s, self._block_at = now - self._block_at, now
@@ -156,6 +163,13 @@ class Story:
     def takes_embeddings(self) -> bool:
         """The model that was loaded is of a family that takes embeddings."""
         return self.version.startswith(_CLIP_FAMILIES)
+
+    def preview_shown(self) -> None:
+        """The engine has shown a preview, which it does while sampling only.
+
+        Decoding it in tiles was reported on the same channel; what follows are steps again.
+        """
+        self._in_sampling = True
 
     def _hear_warning(self, said: str) -> None:
         self.lost_device = self.lost_device or said.startswith(_LOST_DEVICE)
