@@ -45,6 +45,8 @@ class Draw(EngineFrame, frozen=True, kw_only=True):
     #: Absolute path for each field of `params` that names a model file (and "hires_upscaler").
     files: dict[str, str]
     loras: tuple[LoraFile, ...] = ()
+    #: Absolute path of each input file, by its digest. Only the child ever decodes one.
+    inputs: dict[str, str] = {}
     #: CPU threads that the worker's policy gives; the petition's own wish is in `params`.
     threads: int = 0
 

@@ -10,6 +10,7 @@ from sdistrib.protocol.messages.shared import (
     Attempt,
     Count,
     Declared,
+    Digest,
     EngineFacts,
     Identify,
     Message,
@@ -17,6 +18,7 @@ from sdistrib.protocol.messages.shared import (
     Phase,
     Result,
     Seconds,
+    Size,
     StandingState,
     Text,
     Welcome,
@@ -90,6 +92,17 @@ class TooLate(Message, frozen=True, kw_only=True):
     attempt: Attempt
 
 
+class Fetch(Message, frozen=True, kw_only=True):
+    """Send this input file of a petition that was granted here, as `Chunk`s from `offset` on.
+
+    Pieces are acknowledged with `ChunkSeen`. Said again, it moves the offset. A manager that cannot
+    read the file ends the petition and says `Abandon`.
+    """
+
+    digest: Digest
+    offset: Size = 0
+
+
 class EngineState(Message, frozen=True, kw_only=True):
     """What the engine holds now."""
 
@@ -146,6 +159,12 @@ class Steer(Message, frozen=True, kw_only=True):
     by: Name = ""
 
 
+class Forget(Message, frozen=True, kw_only=True):
+    """Input files that no petition names any more: drop them from the cache."""
+
+    digests: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=256)]
+
+
 class ResultRecorded(Message, frozen=True, kw_only=True):
     """The result is kept; the worker may forget it."""
 
@@ -160,9 +179,10 @@ class ResultRefused(Message, frozen=True, kw_only=True):
 
 
 WORKER_TO_MANAGER: tuple[type[Message], ...] = (
-    *BOTH, WorkerHello, Inventory, Started, Step, Result, Failed, Revoked, TooLate, EngineState,
-    Standing, Steered,
+    *BOTH, WorkerHello, Inventory, Started, Step, Result, Failed, Revoked, TooLate, Fetch,
+    EngineState, Standing, Steered,
 )  # fmt: skip
 MANAGER_TO_WORKER: tuple[type[Message], ...] = (
     *BOTH, Identify, Welcome, Grant, Revoke, Abandon, ResultRecorded, ResultRefused, Steer,
+    Forget,
 )  # fmt: skip
