@@ -92,8 +92,8 @@ _Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 _Sigma = Annotated[float, Meta(ge=0.0, le=1e6)]
 _Layer = Annotated[int, Meta(ge=0, le=1000)]
 #: SHA-256 of an input file in hex; empty is none. `Petition.inputs` has its size.
-_Input = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
-_InputListed = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Input = Annotated[str, Meta(max_length=64, pattern=r"^([0-9a-f]{64})?\Z")]
+_InputListed = Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]{64}\Z")]
 
 
 # fmt: off

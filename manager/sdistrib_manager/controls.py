@@ -13,9 +13,8 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib_manager import answers
 from sdistrib_manager.clients import Client
-from sdistrib_manager.door import LOCAL
 from sdistrib_manager.roster import Steering, Worker
-from sdistrib_manager.state import State
+from sdistrib_manager.state import LOCAL, State
 
 #: Characters of a worker's words that are passed on.
 _WORDS_CHARS = 300

@@ -10,7 +10,7 @@ from sdistrib.models import Catalogue
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_inventory
-from sdistrib_manager import arrival, conflicts, controls, dispatch, outcome, restore
+from sdistrib_manager import arrival, conflicts, controls, dispatch, outcome, restore, serving
 from sdistrib_manager.jobs import plain_context
 from sdistrib_manager.queue import Issued
 from sdistrib_manager.roster import Lease, Worker
@@ -62,6 +62,8 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
         state.log("info", f"worker {hello.name} joins: {hello.engine.backend}, {files} files")
     else:
         state.roster.move(worker, route)
+        # What it was sent on another connection it asks for again.
+        worker.fetches.clear()
         if (worker.engine, worker.declared) != (hello.engine, hello.declared):
             worker.ceilings.clear()
         worker.engine, worker.declared = hello.engine, hello.declared
@@ -240,11 +242,12 @@ def _nothing(state: State, worker: Worker, message: wire.Message, _: Buffer) -> 
 
 _HANDLERS: dict[type[wire.Message], Callable[[State, Worker, Any, Buffer], None]] = {
     wire.Beat: _nothing,
-    wire.ChunkSeen: _nothing,
+    wire.ChunkSeen: serving.seen,
     wire.Chunk: arrival.chunk,
     wire.EngineState: _engine_state,
     wire.Failed: _failed,
     wire.Fault: _fault,
+    wire.Fetch: serving.fetch,
     wire.Goodbye: _goodbye,
     wire.Inventory: _inventory,
     wire.Result: arrival.result,
@@ -276,6 +279,7 @@ def leave(state: State, worker: Worker) -> None:
     for lease in list(worker.leases.values()):
         _release(state, worker, lease, began=lease.started)
     arrival.forget(state, worker)
+    worker.fetches.clear()
 
 
 def connection_lost(state: State, route: bytes) -> None:
@@ -284,6 +288,7 @@ def connection_lost(state: State, route: bytes) -> None:
     if worker is not None:
         state.log("warning", f"worker {worker.name} has disconnected")
         state.roster.leave(worker)
+        worker.fetches.clear()
         _park(state, worker)
 
 

@@ -239,7 +239,7 @@ class Loop:
             return
         piece = memoryview(blob)[send.start : send.end]
         frames = encode(send.message, piece)
-        self._sent("client", send.route, self._ports["client"].send(send.route, frames))
+        self._sent(send.port, send.route, self._ports[send.port].send(send.route, frames))
 
     def _sent(self, port: Port, route: bytes, outcome: SendOutcome) -> None:
         if outcome == "gone":

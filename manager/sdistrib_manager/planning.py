@@ -6,13 +6,13 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_petition
-from sdistrib_manager import answers, door, foresight, waiting
+from sdistrib_manager import answers, door, foresight, room, waiting
 from sdistrib_manager.clients import Client
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry
 from sdistrib_manager.roster import Worker
 from sdistrib_manager.scheduler.forecast import Placed
-from sdistrib_manager.state import State
+from sdistrib_manager.state import LOCAL, State
 
 
 def plan(state: State, client: Client, message: wire.Plan, body: Buffer) -> None:
@@ -23,10 +23,10 @@ def plan(state: State, client: Client, message: wire.Plan, body: Buffer) -> None
 def _planned(state: State, number: int, body: bytes) -> wire.Planned:
     try:
         petition = decode_petition(body)
-        entry = door.make_entry("", door.LOCAL, body, "", petition, state.roster.name_of)
+        entry = door.make_entry("", LOCAL, body, "", petition, state.roster.name_of)
     except PetitionError as error:
         return wire.Planned(number=number, error=error.info)
-    refusal = door.nobody_can(state, entry)
+    refusal = room.nobody_can(state, entry)
     if refusal is not None:
         return wire.Planned(number=number, error=refusal)
     job = entry.job

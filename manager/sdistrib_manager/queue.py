@@ -9,6 +9,7 @@ from sdistrib.models import Wanted
 from sdistrib.petitions import (
     PETITION_ENDS,
     ImageState,
+    InputFile,
     PetitionState,
     check_image_move,
     check_petition_move,
@@ -81,6 +82,8 @@ class Entry:
     cancel_on_disconnect: bool = False
     #: All its images are drawn by engines of one fingerprint.
     exact: bool = False
+    #: Its input files; of one that is in the queue, those that are kept.
+    inputs: tuple[InputFile, ...] = ()
     #: Connections that get its pictures and have not been told its end.
     listeners: tuple[bytes, ...] = ()
     state: PetitionState = "queued"
@@ -169,7 +172,7 @@ class Share:
     petitions: int = 0
     #: Images waiting or leased.
     images: int = 0
-    #: Bytes of pictures that are kept and that no client has yet, equal ones counted each.
+    #: Bytes of input files, and of pictures that no client has yet, equal ones counted each.
     picture_bytes: int = 0
 
 

@@ -152,6 +152,22 @@ class PinRow(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
 
 
+class InputRow(msgspec.Struct, frozen=True):
+    """A petition names this input file."""
+
+    id: str
+    #: SHA-256 in hex.
+    digest: str
+    size_bytes: int
+
+
+class ForgetInput(msgspec.Struct, frozen=True):
+    """A petition names this input file no more."""
+
+    id: str
+    digest: str
+
+
 class Clock(msgspec.Struct, frozen=True):
     """The uptime counter: seconds that managers of this state folder have run, all together."""
 
@@ -171,6 +187,8 @@ Row = (
     | CostRow
     | ForgetCost
     | PinRow
+    | InputRow
+    | ForgetInput
     | Clock
 )
 
@@ -190,4 +208,6 @@ class Snapshot(msgspec.Struct, kw_only=True):
     workers: list[WorkerRow] = []
     costs: list[CostRow] = []
     pins: list[PinRow] = []
+    #: In the order of petitions and digests.
+    inputs: list[InputRow] = []
     uptime_s: float = 0.0

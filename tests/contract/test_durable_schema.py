@@ -16,6 +16,7 @@ from tests.support.kept import (
     COST,
     OnDisk,
     image,
+    named,
     petition,
     pid,
     pin,
@@ -93,7 +94,7 @@ PRAGMA user_version = 1;
 )  # fmt: skip
 
 
-#: What a database of the version after it has beside that.
+#: What databases of the versions after it have beside that.
 SCHEMA_2 = (
     SCHEMA_1
     + """
@@ -103,7 +104,25 @@ PRAGMA user_version = 2;
 )
 
 
-@pytest.fixture(params=[SCHEMA_1, SCHEMA_2], ids=["schema 1", "schema 2"])
+SCHEMA_3 = (
+    SCHEMA_2
+    + """
+CREATE TABLE cost (
+    worker  TEXT NOT NULL,
+    context TEXT NOT NULL,
+    record  BLOB NOT NULL,
+    PRIMARY KEY (worker, context)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pin (
+    petition TEXT PRIMARY KEY REFERENCES petition (id) ON DELETE CASCADE,
+    record   BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 3;
+"""
+)
+
+
+@pytest.fixture(params=[SCHEMA_1, SCHEMA_2, SCHEMA_3], ids=["schema 1", "schema 2", "schema 3"])
 def released(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "state.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -124,13 +143,15 @@ def test_a_database_of_another_schema_is_read_and_written(released: Path) -> Non
     assert (done.result.seed, done.result.digest, done.result.width) == (42, "ab" * 32, 64)
     assert waiting == image(index=1, state="waiting", losses=1)
     assert found["uptime_s"] == 86400.5
-    assert (found["costs"], found["pins"]) == ({}, {})
+    assert (found["costs"], found["pins"], found["inputs"]) == ({}, {}, [])
     assert disk.store.used_blobs() == {"ab" * 32}
-    disk.store.commit([pin(1), COST])
+    disk.store.commit([pin(1), COST, named(1)])
     assert (disk.again().load().pins, disk.store.load().costs) == ([pin(1)], [COST])
+    assert disk.store.load().inputs == [named(1)]
+    assert disk.store.used_blobs() == {"ab" * 32, named().digest}
     disk.store.commit([petition(5), whole_image(), rows.Forget(pid(1)), rows.ForgetWorker("gpu1")])
     assert set(plain(disk.again().load())["petitions"]) == {pid(5)}
-    assert disk.store.load().pins == []
+    assert disk.store.load().pins == disk.store.load().inputs == []
     disk.store.close()
 
 
@@ -172,7 +193,7 @@ def test_later_schemas_are_applied_in_order_and_each_wholly_or_not_at_all(
 def test_a_database_of_a_newer_version_is_refused_by_number(released: Path) -> None:
     with contextlib.closing(sqlite3.connect(released)) as db:
         db.execute("PRAGMA user_version = 12")
-    with pytest.raises(ConfigError, match=r"schema 12 .*newer sdistrib.* knows 3\b"):
+    with pytest.raises(ConfigError, match=r"schema 12 .*newer sdistrib.* knows 4\b"):
         SqliteStore(released)
     # It was not touched.
     assert "version 12" in _schema(released)

@@ -15,7 +15,7 @@ from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib_client.requests import Requests
-from sdistrib_manager import arrival, delivery, dispatch, machine, outcome, restore
+from sdistrib_manager import arrival, blobs, delivery, dispatch, machine, outcome, restore
 from sdistrib_manager.clients import Client
 from sdistrib_manager.effects import Keep
 from sdistrib_manager.loop import Loop
@@ -57,7 +57,7 @@ def _overwrite(state: State, worker: Worker | None, message: wire.Result) -> Non
     entry, image = found
     delivery.drop_picture(state, entry, image)
     image.state, image.result, image.kept = "done", message, True
-    state.blob_uses[message.digest] = state.blob_uses.get(message.digest, 0) + 1
+    blobs.use(state, entry.owner, message.digest, message.size_bytes)
     state.keep_image(entry, image)
     state.tell_worker(worker, wire.ResultRecorded(attempt=message.attempt))
 

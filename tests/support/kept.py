@@ -102,6 +102,10 @@ def pin(number: int = 1, **more: Any) -> rows.PinRow:
     return rows.PinRow(**{**facts, **more})
 
 
+def named(number: int = 1, data: bytes = b"input") -> rows.InputRow:
+    return rows.InputRow(pid(number), hashlib.sha256(data).hexdigest(), len(data))
+
+
 def plain(snapshot: rows.Snapshot) -> dict[str, Any]:
     """A snapshot in a form that can be compared: memoryviews become bytes, order is by key."""
     return {
@@ -115,6 +119,7 @@ def plain(snapshot: rows.Snapshot) -> dict[str, Any]:
         "workers": {row.name: row for row in snapshot.workers},
         "costs": {(row.worker, row.context): row for row in snapshot.costs},
         "pins": {row.id: row for row in snapshot.pins},
+        "inputs": snapshot.inputs,
         "uptime_s": snapshot.uptime_s,
     }
 
