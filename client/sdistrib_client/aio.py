@@ -11,14 +11,15 @@ the background keeps the connection alive, however long a caller works on a pict
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib_client import events
-from sdistrib_client.composing import compose_wishes, petition_of
+from sdistrib_client.callbacks import Callbacks, OnProgress, OnSending
+from sdistrib_client.composing import petition_of, prepare
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
 from sdistrib_client.finding import (
@@ -33,10 +34,10 @@ from sdistrib_client.finding import (
     planned_of,
     retry_of,
 )
+from sdistrib_client.inputs import Given, InputSource, read_all, read_inputs
 from sdistrib_client.link import CONNECT_TIMEOUT_S
 from sdistrib_client.pictures import Picture
 from sdistrib_client.session import Inbox, Session, dial_address
-from sdistrib_client.sync import OnProgress
 
 _log = logging.getLogger(__name__)
 
@@ -94,23 +95,33 @@ class AsyncClient:
         images: int = 1,
         seed: int | None = None,
         on_progress: OnProgress | None = None,
+        on_sending: OnSending | None = None,
         **wishes: Any,
     ) -> "AsyncDrawing":
         """Draw pictures: `sync.Client.txt2img`, with `async for`."""
-        petition = compose_wishes(prompt, {"images": images, "seed": seed, **wishes})
-        return self.draw(petition, on_progress=on_progress)
+        petition, inputs = prepare(prompt, {"images": images, "seed": seed, **wishes})
+        box = self._session.submit(petition, inputs)
+        return self._drawing(box, on_progress, on_sending)
 
     async def submit(self, prompt: str, **wishes: Any) -> str:
         """Have pictures drawn without waiting for them; the id to attach to, or to fetch."""
-        box = self._session.submit(compose_wishes(prompt, wishes), detach=True)
+        box = self._session.submit(*prepare(prompt, wishes), detach=True)
         drawing = self._drawing(box, None)
         async for _ in drawing:
             pass
         return drawing.id
 
-    def draw(self, petition: Petition, *, on_progress: OnProgress | None = None) -> "AsyncDrawing":
-        """Draw a petition that was composed before."""
-        return self._drawing(self._session.submit(petition), on_progress)
+    def draw(
+        self,
+        petition: Petition,
+        *,
+        inputs: Iterable[Given] | Mapping[str, InputSource] = (),
+        on_progress: OnProgress | None = None,
+        on_sending: OnSending | None = None,
+    ) -> "AsyncDrawing":
+        """Draw a petition that was composed before; `inputs` are its input files."""
+        box = self._session.submit(petition, read_all(inputs))
+        return self._drawing(box, on_progress, on_sending)
 
     async def attach(
         self, petition_id: str, *, on_progress: OnProgress | None = None
@@ -129,12 +140,15 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
         on_progress: OnProgress | None = None,
+        on_sending: OnSending | None = None,
         **changes: Any,
     ) -> "AsyncDrawing":
         """Draw the images of an ended petition that have no picture, with other parameters."""
         found = await self._found(petition_id)
-        box = self._session.retry(found, retry_of(found, changes, timeout_s))
-        return self._drawing(box, on_progress)
+        read = read_inputs(changes)
+        edited = retry_of(found, read.params, timeout_s, read.files)
+        box = self._session.retry(found, edited, read.sources)
+        return self._drawing(box, on_progress, on_sending)
 
     async def purge(self, petition_id: str | None) -> int:
         """Forget an ended petition for good, or all; how many those were."""
@@ -210,10 +224,12 @@ class AsyncClient:
         self._changed_now()
         self._wake.set()
 
-    def _drawing(self, box: Inbox, on_progress: OnProgress | None) -> "AsyncDrawing":
+    def _drawing(
+        self, box: Inbox, on_progress: OnProgress | None, on_sending: OnSending | None = None
+    ) -> "AsyncDrawing":
         box.changed = self._changed_now
         self._wake.set()
-        return AsyncDrawing(self, box, on_progress)
+        return AsyncDrawing(self, box, Callbacks(None, on_progress, on_sending))
 
     def _leave(self, box: Inbox) -> None:
         self._session.leave(box)
@@ -267,10 +283,10 @@ class AsyncClient:
 class AsyncDrawing:
     """The pictures of one petition, as they come. An asynchronous iterator and context manager."""
 
-    def __init__(self, client: AsyncClient, box: Inbox, on_progress: OnProgress | None) -> None:
+    def __init__(self, client: AsyncClient, box: Inbox, callbacks: Callbacks) -> None:
         self._client = client
         self._box = box
-        self._on_progress = on_progress
+        self._callbacks = callbacks
         self._over = False
 
     @property
@@ -303,9 +319,7 @@ class AsyncDrawing:
         if self._box.held is not None:
             self._client._acknowledge(self._box)  # noqa: SLF001 - the two are one
         while True:
-            progress, self._box.progress = self._box.progress, None
-            if progress is not None and self._on_progress is not None:
-                self._on_progress(progress)
+            self._callbacks.tell(self._box)
             if self._box.pictures:
                 return self._box.hand_out()
             if self._box.ending is not None:

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from sdistrib.errors import ErrorInfo
+from sdistrib.petitions import InputFile
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import WorkerWish
 
@@ -19,6 +21,15 @@ class FramesReceived(msgspec.Struct, frozen=True):
 
 class SendFailed(msgspec.Struct, frozen=True):
     """The last `Send` did not leave: there is no connection now."""
+
+
+class InputLost(msgspec.Struct, frozen=True):
+    """An input file that was to be sent cannot be read any more, or was changed."""
+
+    #: The petition it was to be sent for.
+    id: str
+    #: What is wrong with it.
+    error: ErrorInfo
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -38,6 +49,8 @@ class PetitionMade(msgspec.Struct, frozen=True):
     timeout_s: float = 0.0
     #: The user only wants to know that it is kept.
     detach: bool = False
+    #: Input files that can be sent.
+    inputs: tuple[InputFile, ...] = ()
 
 
 class PetitionSought(msgspec.Struct, frozen=True):
@@ -64,6 +77,8 @@ class RetryWished(msgspec.Struct, frozen=True):
     body: bytes = b""
     #: The user only wants to know that it waits again.
     detach: bool = False
+    #: Input files that can be sent.
+    inputs: tuple[InputFile, ...] = ()
 
 
 class PetitionLeft(msgspec.Struct, frozen=True):
@@ -149,4 +164,4 @@ Wish = (
     | PlanWished
     | UserLeft
 )
-Event = FramesReceived | SendFailed | Tick | Wish
+Event = FramesReceived | SendFailed | InputLost | Tick | Wish

@@ -74,9 +74,8 @@ def stage(
 
 
 def _hold(state: State, staged: Staged, file: InputFile) -> None:
-    if file.digest not in staged.held:
-        staged.held[file.digest] = None
-        blobs.use(state, staged.owner, file.digest, file.size_bytes)
+    staged.held[file.digest] = None
+    blobs.use(state, staged.owner, file.digest, file.size_bytes)
 
 
 def _ask(state: State, staged: Staged, route: bytes, *, anew: bool) -> None:

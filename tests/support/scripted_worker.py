@@ -1,13 +1,14 @@
 """A real worker on the scripted engine: `python -m tests.support.scripted_worker HOST DIR …`.
 
 The same command, loop, supervisor and encoder as `sdistrib-worker`; only the engine child's command
-is another one.
+is another one, and input files are fetched for their own sake.
 """
 
 import sys
 
-from sdistrib_worker.cli import command
+from sdistrib_worker import cli
 from sdistrib_worker.supervisor import FD
+from tests.support.fetching import FetchingDealer
 
 
 def scripted_command(device: str) -> tuple[str, ...]:
@@ -18,7 +19,8 @@ def scripted_command(device: str) -> tuple[str, ...]:
 
 def main() -> None:
     """Run the worker's command."""
-    command(obj=scripted_command)
+    cli.Dealer = FetchingDealer  # type: ignore[misc]
+    cli.command(obj=scripted_command)
 
 
 if __name__ == "__main__":

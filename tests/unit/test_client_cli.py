@@ -24,9 +24,11 @@ from sdistrib_client.cli import draw, lists
 from sdistrib_client.cli.commands import cli
 from sdistrib_client.cli.refused import REFUSED, REFUSED_MODES
 from sdistrib_client.cli.report import clean
+from sdistrib_client.composing import compose
 from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError, Unreachable, error_of
 from sdistrib_client.pictures import Picture, Timings
+from tests.support.scripted_manager import png
 
 #: Every flag of sd-cli 97d29908 (context, generation, program) and of the C++ sdistrib's client.
 _KNOWN = """
@@ -70,6 +72,10 @@ ANCESTOR = [
     "-o", "output.png", "--seed", "-1", "--sampling-method", "dpm2", "--guidance", "4",
     "--schedule", "exponential",
 ]  # fmt: skip
+
+
+#: Input files have tests of their own, in `test_client_inputs`.
+INPUTS_APART = [row for row in PARAMETERS if not row.spec.input]
 
 
 class FakeDrawing:
@@ -307,6 +313,7 @@ def sample(row: Parameter) -> tuple[str, Any]:
         "skip_layer_start": ("0.125", 0.125),
         "skip_layer_end": ("0.25", 0.25),
         "hires_scale": ("1.5", 1.5),
+        "mode": ("txt2img", "img_gen"),
     }
     if row.name in special:
         return special[row.name]
@@ -319,16 +326,28 @@ def sample(row: Parameter) -> tuple[str, Any]:
     return "0.5", 0.5
 
 
-@pytest.mark.parametrize("row", PARAMETERS, ids=lambda row: row.name)
+#: What else must be typed for a flag to make sense.
+COMPANIONS = {
+    "control_net": ("--control-image", "a.png"),
+    "canny": ("--control-image", "a.png", "--control-net", "c"),
+    "photo_maker": ("--pm-id-images-dir", "people"),
+}
+
+
+@pytest.mark.parametrize("row", INPUTS_APART, ids=lambda row: row.name)
 def test_every_spelling_of_every_parameter_reaches_the_petition(client, row):
+    more = COMPANIONS.get(row.name, ())
+    Path("people").mkdir()
+    for path in (Path("a.png"), Path("people/a.png")):
+        path.write_bytes(png(1))
     for flag in row.spec.flags:
         if row.type is bool:
-            assert getattr(drawn(client, flag).params, row.name) is not row.default
+            assert getattr(drawn(client, flag, *more).params, row.name) is not row.default
             continue
         typed, value = sample(row)
-        assert getattr(drawn(client, flag, typed).params, row.name) == value
+        assert getattr(drawn(client, flag, typed, *more).params, row.name) == value
         if flag.startswith("--"):
-            assert getattr(drawn(client, f"{flag}={typed}").params, row.name) == value
+            assert getattr(drawn(client, f"{flag}={typed}", *more).params, row.name) == value
 
 
 def test_nothing_said_means_the_defaults_of_the_table(client):
@@ -714,7 +733,7 @@ def test_bars_at_a_terminal():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=160, color_system=None)
     bar = Bar(verbose=True, console=console)
-    petition = Petition(params=draw.compose({"prompt": "p", "model": "m"}).params, seed=1, images=4)
+    petition = Petition(params=compose({"prompt": "p", "model": "m"}).params, seed=1, images=4)
     bar.accepted(wire.Accepted(id="ab" * 16, state="queued"))
     bar.submitted("ab" * 16, petition)
     bar.accepted(wire.Accepted(id="ab" * 16, state="queued", ahead=2))

@@ -353,6 +353,21 @@ def test_a_petition_that_is_refused_when_its_files_are_here_leaves_nothing(farm)
     assert set(dropped(farm)) == {digest_of(FILE)}
 
 
+def test_of_two_petitions_with_one_file_each_may_be_cancelled(farm):
+    one, two = Client(farm, "one"), Client(farm, "two")
+    submits(one, 1, FILE, OTHER)
+    submits(two, 2)
+    sends(one, OTHER)
+    one.says(wire.Cancel(id=petition_id(1)))
+    assert set(dropped(farm)) == {digest_of(OTHER)}
+    assert needed(two) == [(digest_of(FILE),)]
+    submits(one, 3, OTHER, FILE)
+    one.says(wire.Chunk(digest=digest_of(OTHER), offset=0), b"x" * len(OTHER))
+    assert one.last(wire.Refused).id == petition_id(3)
+    sends(two)
+    assert two.got(wire.Accepted)
+
+
 def test_a_file_that_nobody_waits_for_when_it_is_kept_is_dropped(farm):
     farm.slow_disk = True
     client = Client(farm)
@@ -448,7 +463,7 @@ def test_a_purge_drops_the_files_that_nobody_else_names_and_tells_the_workers(fa
     client.says(wire.Purge())
     assert worker.last(wire.Forget).digests == (digest_of(FILE),)
     assert farm.store.used_blobs() == set()
-    assert not (state_of(farm).blob_bytes or state_of(farm).blob_uses)
+    assert (state_of(farm).blob_bytes, state_of(farm).blob_uses) == (0, {})
 
 
 def test_retention_drops_files_too():

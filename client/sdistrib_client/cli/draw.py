@@ -26,10 +26,11 @@ from sdistrib_client.cli.dry_run import dry_run
 from sdistrib_client.cli.events_json import JsonLines
 from sdistrib_client.cli.flags import params_of, urgency_of
 from sdistrib_client.cli.report import status_of, status_of_error
-from sdistrib_client.composing import compose
+from sdistrib_client.composing import prepare
 from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError, Unreachable
 from sdistrib_client.images import Outputs
+from sdistrib_client.inputs import InputSource
 from sdistrib_client.sync import Client, Drawing
 
 #: What the extra `client` brings; drawing wants both, on a terminal or not, so that the same
@@ -44,16 +45,27 @@ def run(host: str, values: Mapping[str, Any]) -> int:
         click.UsageError: the flags do not fit together, or the output cannot be written.
         SdistribError: the parameters are wrong, or an extra is missing.
     """
-    petition = _petition(values)
+    petition, inputs = _petition(values)
     if values["dry_run"]:
         return connected(host, values, lambda client, display: dry_run(client, petition, display))
     if values["detach"]:
         forbid_output()
-        return connected(host, values, lambda client, display: _detach(client, petition, display))
+        return connected(
+            host, values, lambda client, display: _detach(client, petition, inputs, display)
+        )
     outputs = outputs_of(values, petition.images)
-    return connected(
-        host, values, lambda client, display: _draw(client, petition, outputs, display)
-    )
+
+    def work(client: Client, display: Display) -> int:
+        drawing = client.draw(
+            petition,
+            inputs=inputs,
+            on_accepted=display.accepted,
+            on_progress=display.progress,
+            on_sending=display.sending,
+        )
+        return receive(drawing, outputs, display)
+
+    return connected(host, values, work)
 
 
 def connected(host: str, values: Mapping[str, Any], work: Callable[[Client, Display], int]) -> int:
@@ -113,14 +125,15 @@ def forbid_output() -> None:
             )
 
 
-def _petition(values: Mapping[str, Any]) -> Petition:
-    return compose(
-        params_of(values),
-        images=values["batch_count"],
-        seed=values["seed"],
-        timeout_s=values["timeout"],
+def _petition(values: Mapping[str, Any]) -> tuple[Petition, dict[str, InputSource]]:
+    about = {
+        "images": values["batch_count"],
+        "seed": values["seed"],
+        "timeout_s": values["timeout"],
         **urgency_of(values),
-    )
+    }
+    params = params_of(values)
+    return prepare(params.pop("prompt") or "", {**params, **about})
 
 
 def outputs_of(values: Mapping[str, Any], images: int) -> Outputs:
@@ -154,8 +167,16 @@ def _display(values: Mapping[str, Any]) -> Display:
     return Lines(verbose=verbose, color=color)
 
 
-def _detach(client: Client, petition: Petition, display: Display) -> int:
-    drawing = client.draw(petition, detach=True, on_accepted=display.accepted)
+def _detach(
+    client: Client, petition: Petition, inputs: Mapping[str, InputSource], display: Display
+) -> int:
+    drawing = client.draw(
+        petition,
+        inputs=inputs,
+        detach=True,
+        on_accepted=display.accepted,
+        on_sending=display.sending,
+    )
     return keep(drawing, display)
 
 
@@ -169,11 +190,6 @@ def keep(drawing: Drawing, display: Display) -> int:
     if status == EXIT_OK and not isinstance(display, JsonLines):
         click.echo(drawing.id)
     return status
-
-
-def _draw(client: Client, petition: Petition, outputs: Outputs, display: Display) -> int:
-    drawing = client.draw(petition, on_accepted=display.accepted, on_progress=display.progress)
-    return receive(drawing, outputs, display)
 
 
 def receive(drawing: Drawing, outputs: Outputs, display: Display) -> int:

@@ -13,7 +13,14 @@ from sdistrib.params import PARAMETERS
 from sdistrib.petitions import PETITION_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib_client.cli.display import Display
-from sdistrib_client.cli.draw import connected, forbid_output, keep, outputs_of, receive, write_all
+from sdistrib_client.cli.draw import (
+    connected,
+    forbid_output,
+    keep,
+    outputs_of,
+    receive,
+    write_all,
+)
 from sdistrib_client.cli.flags import params_of, urgency_of, variable
 from sdistrib_client.cli.lists import dial
 from sdistrib_client.cli.report import status_of
@@ -80,6 +87,7 @@ def retry(host: str, values: Values) -> int:
             timeout_s=timeout_s,
             on_accepted=display.accepted,
             on_progress=display.progress,
+            on_sending=display.sending,
             **changes,
         )
         return keep(drawing, display) if outputs is None else receive(drawing, outputs, display)
