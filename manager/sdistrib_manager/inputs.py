@@ -119,8 +119,13 @@ def chunk(state: State, client: Client, message: wire.Chunk, body: Buffer) -> No
     seen = wire.ChunkSeen(digest=message.digest, offset=incoming.received)
     state.say("client", client.route, seen)
     if complete:
-        upload.storing = True
-        state.outbox.append(PutBlob(message.digest, incoming.parts()))
+        _store(state, upload)
+
+
+def _store(state: State, upload: Upload) -> None:
+    """All of the file is here: have it kept. Nothing is accepted on its strength before it is."""
+    upload.storing = True
+    state.outbox.append(PutBlob(upload.incoming.digest, upload.incoming.parts()))
 
 
 def stored(state: State, digest: str) -> list[Staged]:
