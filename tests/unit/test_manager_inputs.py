@@ -553,6 +553,7 @@ def test_a_retry_that_waits_for_files_may_be_cancelled_and_the_end_stays(farm):
     client.says(wire.Cancel(id=pid))
     assert client.last(wire.Cancelled).state == "failed"
     assert nothing_is_staged(farm)
+    client.says(wire.Detach(id=pid))
 
 
 def test_a_retry_of_what_was_purged_meanwhile_is_refused(farm):
