@@ -88,6 +88,17 @@ LORAS_MAX = 64
 #: Embeddings in both prompts; a prompt is seldom longer than 75 tokens, and each has several.
 EMBEDDINGS_MAX = 64
 
+#: Reference pictures of one petition, and pictures of a person for PhotoMaker.
+REF_IMAGES_MAX = 16
+#: Input files of one petition: all that its fields can name.
+INPUTS_MAX = 2 * REF_IMAGES_MAX + 4
+#: Bytes of one input file: a camera's picture, or a large PNG.
+INPUT_BYTES_MAX = 64 * MIB
+#: Bytes of input files that one user may have under way before their petitions are accepted.
+STAGED_BYTES_MAX = 256 * MIB
+#: Bytes of input files that a worker keeps, so that a picture used often is sent to it once.
+INPUT_CACHE_BYTES = 2 * GIB
+
 # --- Pictures -------------------------------------------------------------------------------
 
 #: The engine's smallest latent that every model family accepts.

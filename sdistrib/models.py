@@ -43,6 +43,7 @@ FOLDERS: dict[str, tuple[ModelKind, ...]] = {
     "embeddings": ("embeddings",),
     "lora": ("lora",),
     "loras": ("lora",),
+    "photomaker": ("photomaker",),
 }
 
 _HASH_SUFFIX = re.compile(r"\s*\[([0-9a-fA-F]{8,64})\]\s*$")

@@ -22,8 +22,11 @@ Stage = Literal["load", "draw", "finish"]
 
 ModelKind = Literal[
     "stable-diffusion", "diffusion", "vae", "clip", "t5", "taesd", "esrgan", "controlnet",
-    "embeddings", "lora",
+    "embeddings", "lora", "photomaker",
 ]  # fmt: skip
+
+#: What is drawn: a picture, or a given picture made larger.
+Mode = Literal["img_gen", "upscale"]
 
 SampleMethod = Literal[
     "euler", "euler_a", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v",
@@ -65,6 +68,8 @@ class Spec(NamedTuple):
     kind: ModelKind | None = None
     #: The flag switches off what is on by default.
     negated: bool = False
+    #: The value is the digest of an input file; on the command line it is the file's path.
+    input: bool = False
     #: How the value is written, where its type does not say so.
     metavar: str = ""
 
@@ -90,6 +95,9 @@ _Scale = Annotated[float, Meta(ge=0.0, le=1000.0)]
 _Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 _Sigma = Annotated[float, Meta(ge=0.0, le=1e6)]
 _Layer = Annotated[int, Meta(ge=0, le=1000)]
+#: SHA-256 of an input file in hex; empty is none. `Petition.inputs` has its size.
+_Input = Annotated[str, Meta(max_length=64, pattern=r"^([0-9a-f]{64})?\Z")]
+_InputListed = Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]{64}\Z")]
 
 
 # fmt: off
@@ -101,6 +109,8 @@ class Params(
     A field that is None or an empty name leaves the choice to the engine. An unknown field is an
     error and not ignored: a picture drawn without a wish that was uttered is a wrong picture.
     """
+
+    mode: Annotated[Mode, _draw("--mode -M", "Draw a picture, or make the picture of -i larger.", "")] = "img_gen"
 
     # --- model files: looked up in the worker's catalogue ---
     model: Annotated[_Name, _load("--model -m", "Checkpoint with everything in it.", "model_path", kind="stable-diffusion")] = ""
@@ -114,6 +124,8 @@ class Params(
     t5xxl: Annotated[_Name, _load("--t5xxl", "T5-XXL text encoder.", "t5xxl_path", kind="t5")] = ""
     llm: Annotated[_Name, _load("--llm --qwen2vl", "LLM text encoder (Qwen, Mistral).", "llm_path", kind="clip")] = ""
     llm_vision: Annotated[_Name, _load("--llm_vision --qwen2vl_vision", "Vision part of the LLM text encoder.", "llm_vision_path", kind="clip")] = ""
+    control_net: Annotated[_Name, _load("--control-net", "ControlNet model; it follows --control-image.", "control_net_path", kind="controlnet")] = ""
+    photo_maker: Annotated[_Name, _load("--photo-maker", "PhotoMaker model.", "photo_maker_path", kind="photomaker")] = ""
 
     # --- other load-time parameters: a change means a reload ---
     wtype: Annotated[WeightType | None, _load("--type", "Weight type to convert to while loading.", "wtype")] = None
@@ -144,7 +156,7 @@ class Params(
     qwen_image_zero_cond_t: Annotated[bool, _load("--qwen-image-zero-cond-t", "Qwen Image: zero conditioning time step.", "qwen_image_zero_cond_t")] = False
 
     # --- per image ---
-    prompt: Annotated[_Prompt, _draw("--prompt -p", "What to draw; <lora:name:weight> applies a LoRA, embedding:name an embedding.", "prompt")]
+    prompt: Annotated[_Prompt, _draw("--prompt -p", "What to draw; <lora:name:weight> applies a LoRA, embedding:name an embedding.", "prompt")] = ""
     negative_prompt: Annotated[_Prompt, _draw("--negative-prompt -n", "What not to draw.", "negative_prompt")] = ""
     width: Annotated[_Side, _draw("--width -W", "Width in pixels, a multiple of 8.", "width")] = 512
     height: Annotated[_Side, _draw("--height -H", "Height in pixels, a multiple of 8.", "height")] = 512
@@ -163,6 +175,18 @@ class Params(
     skip_layer_start: Annotated[_Fraction, _draw("--skip-layer-start", "Where skip-layer guidance starts.", "sample_params.guidance.slg.layer_start")] = 0.01
     skip_layer_end: Annotated[_Fraction, _draw("--skip-layer-end", "Where skip-layer guidance ends.", "sample_params.guidance.slg.layer_end")] = 0.2
     clip_skip: Annotated[int, Meta(ge=-1, le=64), _draw("--clip-skip", "Last CLIP layers to ignore; -1 is the model's own, 1 ignores none.", "clip_skip")] = -1
+    init_image: Annotated[_Input, _draw("--init-img -i", "Picture to start from.", "init_image", input=True, metavar="FILE")] = ""
+    mask: Annotated[_Input, _draw("--mask", "Where the picture of -i is drawn anew: white is drawn, black is kept.", "mask_image", input=True, metavar="FILE")] = ""
+    strength: Annotated[_Fraction, _draw("--strength", "How much of the picture of -i may change.", "strength")] = 0.75
+    ref_images: Annotated[tuple[_InputListed, ...], Meta(max_length=limits.REF_IMAGES_MAX), _draw("--ref-image -r", "Reference picture for models that edit; may be given several times.", "ref_images", input=True, metavar="FILE")] = ()
+    increase_ref_index: Annotated[bool, _draw("--increase-ref-index", "Count the reference pictures up.", "increase_ref_index")] = False
+    auto_resize_ref_image: Annotated[bool, _draw("--disable-auto-resize-ref-image", "Take reference pictures in their own size.", "auto_resize_ref_image", negated=True)] = True
+    control_image: Annotated[_Input, _draw("--control-image", "Picture that the ControlNet follows.", "control_image", input=True, metavar="FILE")] = ""
+    control_strength: Annotated[_Scale, _draw("--control-strength", "How strictly the ControlNet is followed.", "control_strength")] = 0.9
+    canny: Annotated[bool, _draw("--canny", "Make the edges of --control-image its control picture.", "")] = False
+    pm_id_images: Annotated[tuple[_InputListed, ...], Meta(max_length=limits.REF_IMAGES_MAX), _draw("--pm-id-images-dir", "Folder with pictures of the person, for PhotoMaker.", "pm_params.id_images", input=True, metavar="DIR")] = ()
+    pm_id_embed: Annotated[_Input, _draw("--pm-id-embed-path", "Embedding of the person, for PhotoMaker v2.", "pm_params.id_embed_path", input=True, metavar="FILE")] = ""
+    pm_style_strength: Annotated[_Scale, _draw("--pm-style-strength", "Style strength of PhotoMaker.", "pm_params.style_strength")] = 20.0
     vae_tiling: Annotated[bool, _draw("--vae-tiling", "Decode in tiles: less memory.", "vae_tiling_params.enabled")] = False
     vae_tile_size: Annotated[tuple[_Tile, _Tile], _draw("--vae-tile-size", "Tile size in latent pixels; 0x0 is the engine's own.", "vae_tiling_params.tile_size_x+vae_tiling_params.tile_size_y", metavar="XxY")] = (0, 0)
     vae_relative_tile_size: Annotated[tuple[_Scale, _Scale], _draw("--vae-relative-tile-size", "Tile size as a fraction of the picture (< 1) or as a number of tiles (>= 1).", "vae_tiling_params.rel_size_x+vae_tiling_params.rel_size_y", metavar="XxY")] = (0.0, 0.0)
@@ -235,11 +259,22 @@ BY_NAME: dict[str, Parameter] = {row.name: row for row in PARAMETERS}
 MODEL_FIELDS: dict[str, ModelKind] = {
     row.name: row.spec.kind for row in PARAMETERS if row.spec.kind is not None
 }
+#: Fields that hold digests of input files.
+INPUT_FIELDS: tuple[str, ...] = tuple(row.name for row in PARAMETERS if row.spec.input)
 #: Upscalers that highres fix has built in; any other name is a file of kind esrgan.
 HIRES_UPSCALERS: tuple[str, ...] = (
     "None", "Latent", "Latent (nearest)", "Latent (nearest-exact)", "Latent (antialiased)",
     "Latent (bicubic)", "Latent (bicubic antialiased)", "Lanczos", "Nearest",
 )  # fmt: skip
+
+
+def input_digests(params: Params) -> tuple[str, ...]:
+    """Digests of all input files that `params` names, each once, in the order of the fields."""
+    named: list[str] = []
+    for field in INPUT_FIELDS:
+        value = getattr(params, field)
+        named += value if isinstance(value, tuple) else [value]
+    return tuple(dict.fromkeys(filter(None, named)))
 
 
 def check(params: Params) -> None:
@@ -248,8 +283,6 @@ def check(params: Params) -> None:
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.
     """
-    if not params.prompt.strip():
-        _refuse("prompt", "The prompt is empty; say with -p what to draw.")
     for name in ("prompt", "negative_prompt"):
         _check_text(name, getattr(params, name), limits.PROMPT_BYTES_MAX)
     for name in _TEXTS:
@@ -257,10 +290,16 @@ def check(params: Params) -> None:
             _check_text(name, text, limits.BODY_BYTES_MAX)
     for name in _NUMBERS:
         _check_finite(name, getattr(params, name))
+    if params.mode == "upscale":
+        _check_upscale(params)
+        return
+    if not params.prompt.strip():
+        _refuse("prompt", "The prompt is empty; say with -p what to draw.")
     if not params.model and not params.diffusion_model:
         _refuse(
             "model", "No model is named; give -m NAME, or --diffusion-model NAME and its parts."
         )
+    _check_inputs(params)
     if params.skip_layer_start > params.skip_layer_end:
         _refuse("skip_layer_start", "--skip-layer-start must not lie behind --skip-layer-end.")
     if any(low > high for high, low in zip(params.sigmas, params.sigmas[1:], strict=False)):
@@ -276,6 +315,43 @@ def _check_file(params: Params) -> None:
     if params.quality is not None and (params.lossless or params.format == "png"):
         kind = "PNG" if params.format == "png" else "lossless WebP"
         _refuse("quality", f"--quality is for lossy files; {kind} loses nothing.")
+
+
+#: What upscaling a given picture depends on.
+_UPSCALE_FIELDS = {
+    "mode", "init_image", "threads", "offload_to_cpu", "diffusion_conv_direct",
+    *(row.name for row in PARAMETERS if row.spec.stage == "finish"),
+}  # fmt: skip
+
+
+def _check_upscale(params: Params) -> None:
+    if not params.init_image:
+        _refuse("init_image", "-M upscale needs a picture; give it with -i FILE.")
+    if not params.upscale_model:
+        _refuse("upscale_model", "-M upscale needs an upscaler; give it with --upscale-model NAME.")
+    for row in PARAMETERS:
+        if row.name not in _UPSCALE_FIELDS and getattr(params, row.name) != row.default:
+            _refuse(row.name, f"{row.spec.flags[0]} has no meaning with -M upscale.")
+
+
+#: Fields that only mean something beside another one.
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "mask": ("init_image",),
+    "canny": ("control_image",),
+    "control_image": ("control_net",),
+    "control_net": ("control_image",),
+    "pm_id_images": ("photo_maker",),
+    "pm_id_embed": ("photo_maker",),
+    "photo_maker": ("pm_id_images",),
+}
+
+
+def _check_inputs(params: Params) -> None:
+    for field, needed in _NEEDS.items():
+        for other in needed:
+            if getattr(params, field) and not getattr(params, other):
+                flag, missing = (BY_NAME[name].spec.flags[0] for name in (field, other))
+                _refuse(field, f"{flag} means nothing without {missing}.")
 
 
 #: Fields that hold text, and fields that may hold a number which is none.

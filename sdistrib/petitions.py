@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from sdistrib import limits
-from sdistrib.errors import SdistribError
-from sdistrib.params import Params
+from sdistrib.errors import PetitionError, SdistribError
+from sdistrib.params import Params, input_digests
 
 PetitionState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 Priority = Literal["high", "normal", "low"]
@@ -65,6 +65,14 @@ IMAGE_MOVES: frozenset[tuple[ImageState, ImageState]] = frozenset(
 PetitionId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
+class InputFile(msgspec.Struct, frozen=True):
+    """A file of the client that its petition names by digest; the bytes travel as `Chunk`s."""
+
+    #: SHA-256 in hex.
+    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    size_bytes: Annotated[int, Meta(ge=1, le=limits.INPUT_BYTES_MAX)]
+
+
 class Petition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a client asks for. Its encoded bytes are kept and forwarded as they are."""
 
@@ -92,6 +100,23 @@ class Petition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     preview_interval: Annotated[int, Meta(ge=1, le=limits.STEPS_MAX)] = 1
     #: Previews of what the model is given, and not of what it makes of that.
     preview_noisy: bool = False
+    #: The input files that `params` names, each once.
+    inputs: Annotated[tuple[InputFile, ...], Meta(max_length=limits.INPUTS_MAX)] = ()
+
+
+def check_inputs(petition: Petition) -> None:
+    """Check that `inputs` lists exactly the files that `params` names.
+
+    Raises:
+        PetitionError: `invalid_params`.
+    """
+    listed = [file.digest for file in petition.inputs]
+    if len(set(listed)) < len(listed) or set(listed) != set(input_digests(petition.params)):
+        raise PetitionError.of(
+            "invalid_params",
+            "The petition must list each input file that its parameters name, once.",
+            field="inputs",
+        )
 
 
 class InvalidTransitionError(SdistribError):

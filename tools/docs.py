@@ -121,7 +121,8 @@ def default_text(field: facts.Field) -> str:
     """The default of a field as its row shows it; "required" where there is none."""
     if field.required:
         return "required"
-    return value_text(field.default)
+    made = field.default_factory
+    return value_text(field.default if made is msgspec.NODEFAULT else made())
 
 
 def value_text(value: Any) -> str:

@@ -11,14 +11,15 @@ the background keeps the connection alive, however long a caller works on a pict
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib_client import events
-from sdistrib_client.composing import compose_wishes, petition_of
+from sdistrib_client.callbacks import Callbacks, OnPreview, OnProgress, OnSending
+from sdistrib_client.composing import petition_of, prepare
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
 from sdistrib_client.finding import (
@@ -34,10 +35,10 @@ from sdistrib_client.finding import (
     planned_of,
     retry_of,
 )
+from sdistrib_client.inputs import Given, InputSource, read_all, read_inputs
 from sdistrib_client.link import CONNECT_TIMEOUT_S
 from sdistrib_client.pictures import Picture
 from sdistrib_client.session import Inbox, Session, dial_address
-from sdistrib_client.sync import OnPreview, OnProgress
 
 _log = logging.getLogger(__name__)
 
@@ -95,16 +96,18 @@ class AsyncClient:
         images: int = 1,
         seed: int | None = None,
         on_progress: OnProgress | None = None,
+        on_sending: OnSending | None = None,
         on_preview: OnPreview | None = None,
         **wishes: Any,
     ) -> "AsyncDrawing":
         """Draw pictures: `sync.Client.txt2img`, with `async for`."""
-        petition = compose_wishes(prompt, {"images": images, "seed": seed, **wishes})
-        return self.draw(petition, on_progress=on_progress, on_preview=on_preview)
+        petition, inputs = prepare(prompt, {"images": images, "seed": seed, **wishes})
+        box = self._session.submit(petition, inputs, previews=on_preview is not None)
+        return self._drawing(box, on_progress, on_sending, on_preview)
 
     async def submit(self, prompt: str, **wishes: Any) -> str:
         """Have pictures drawn without waiting for them; the id to attach to, or to fetch."""
-        box = self._session.submit(compose_wishes(prompt, wishes), detach=True)
+        box = self._session.submit(*prepare(prompt, wishes), detach=True)
         drawing = self._drawing(box)
         async for _ in drawing:
             pass
@@ -114,12 +117,14 @@ class AsyncClient:
         self,
         petition: Petition,
         *,
+        inputs: Iterable[Given] | Mapping[str, InputSource] = (),
         on_progress: OnProgress | None = None,
+        on_sending: OnSending | None = None,
         on_preview: OnPreview | None = None,
     ) -> "AsyncDrawing":
-        """Draw a petition that was composed before."""
-        box = self._session.submit(petition, previews=on_preview is not None)
-        return self._drawing(box, on_progress, on_preview)
+        """Draw a petition that was composed before; `inputs` are its input files."""
+        box = self._session.submit(petition, read_all(inputs), previews=on_preview is not None)
+        return self._drawing(box, on_progress, on_sending, on_preview)
 
     async def attach(
         self,
@@ -131,7 +136,7 @@ class AsyncClient:
         """The pictures of a petition that nobody has had yet, and those to come."""
         found = await self.look(petition_id)
         box = self._session.seek(found, previews=on_preview is not None)
-        return self._drawing(box, on_progress, on_preview)
+        return self._drawing(box, on_progress, on_preview=on_preview)
 
     async def fetch(self, petition_id: str) -> "AsyncDrawing":
         """All pictures that a petition has now, seen before or not."""
@@ -144,14 +149,17 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
         on_progress: OnProgress | None = None,
+        on_sending: OnSending | None = None,
         on_preview: OnPreview | None = None,
         **changes: Any,
     ) -> "AsyncDrawing":
         """Draw the images of an ended petition that have no picture, with other parameters."""
         found = await self.look(petition_id)
-        edited, previews = retry_of(found, changes, timeout_s), on_preview is not None
-        box = self._session.retry(found, edited, previews=previews)
-        return self._drawing(box, on_progress, on_preview)
+        read = read_inputs(changes)
+        edited = retry_of(found, read.params, timeout_s, read.files)
+        previews = on_preview is not None
+        box = self._session.retry(found, edited, read.sources, previews=previews)
+        return self._drawing(box, on_progress, on_sending, on_preview)
 
     async def purge(self, petition_id: str | None) -> int:
         """Forget an ended petition for good, or all; how many those were."""
@@ -238,11 +246,12 @@ class AsyncClient:
         self,
         box: Inbox,
         on_progress: OnProgress | None = None,
+        on_sending: OnSending | None = None,
         on_preview: OnPreview | None = None,
     ) -> "AsyncDrawing":
         box.changed = self._changed_now
         self._wake.set()
-        return AsyncDrawing(self, box, on_progress, on_preview)
+        return AsyncDrawing(self, box, Callbacks(None, on_progress, on_sending, on_preview))
 
     def _show(self, box: Inbox, on_preview: OnPreview | None) -> None:
         if box.preview is not None:
@@ -301,17 +310,10 @@ class AsyncClient:
 class AsyncDrawing:
     """The pictures of one petition, as they come. An asynchronous iterator and context manager."""
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        box: Inbox,
-        on_progress: OnProgress | None,
-        on_preview: OnPreview | None,
-    ) -> None:
+    def __init__(self, client: AsyncClient, box: Inbox, callbacks: Callbacks) -> None:
         self._client = client
         self._box = box
-        self._on_progress = on_progress
-        self._on_preview = on_preview
+        self._callbacks = callbacks
         self._over = False
 
     @property
@@ -344,10 +346,8 @@ class AsyncDrawing:
         if self._box.held is not None:
             self._client._acknowledge(self._box)  # noqa: SLF001 - the two are one
         while True:
-            progress, self._box.progress = self._box.progress, None
-            if progress is not None and self._on_progress is not None:
-                self._on_progress(progress)
-            self._client._show(self._box, self._on_preview)  # noqa: SLF001
+            self._callbacks.tell(self._box)
+            self._client._show(self._box, self._callbacks.on_preview)  # noqa: SLF001
             if self._box.pictures:
                 return self._box.hand_out()
             if self._box.ending is not None:

@@ -2,7 +2,7 @@
 
 import difflib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -10,8 +10,9 @@ import msgspec
 from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.models import wanted_files
-from sdistrib.params import BY_NAME, check
-from sdistrib.petitions import Petition
+from sdistrib.params import BY_NAME, INPUT_FIELDS, check
+from sdistrib.petitions import InputFile, Petition
+from sdistrib_client.inputs import InputSource, read_inputs
 from sdistrib_client.naming import write_names
 from sdistrib_client.samplers import read_sampler, read_scheduler
 
@@ -29,7 +30,8 @@ def compose(
 ) -> Petition:
     """Make a petition. `params` are fields of `sdistrib.params.Params`; None means not given.
 
-    `loras` and `embeddings` may be among them: `naming.write_names` puts them into the prompts.
+    `loras` and `embeddings` may be among them: `naming.write_names` puts them into the prompts. An
+    input file is its path or its bytes.
 
     `about` are other fields of the petition: timeout_s, cancel_on_disconnect, priority, hedge,
     exact, on_oom, preview, preview_interval, preview_noisy. A seed of None, or below 0, is drawn
@@ -38,19 +40,28 @@ def compose(
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.
     """
+    return _composed(params, {"images": images, "seed": seed, **about})
+
+
+def _composed(
+    params: Mapping[str, Any], about: Mapping[str, Any], files: Iterable[InputFile] = ()
+) -> Petition:
+    """`compose`; `files` are those that `params` names by digest."""
     if strange := about.keys() - set(ENVELOPE):
         raise TypeError(f"a petition has no {', '.join(sorted(strange))}")
-    # Without a prompt the check below says what is missing better than the type could.
-    given = {"prompt": ""} | {name: value for name, value in params.items() if value is not None}
+    given = {name: value for name, value in params.items() if value is not None}
     write_names(given)
     _check_names(given)
+    read = read_inputs(given, sized=True)
+    given = read.params
     _name_sampling(given)
+    seed = about.get("seed")
     petition = _convert(
         {
+            **about,
             "params": given,
             "seed": secrets.randbelow(limits.SEED_MAX + 1) if seed is None or seed < 0 else seed,
-            "images": images,
-            **about,
+            "inputs": _files_named(given, [*files, *read.files]),
         }
     )
     check(petition.params)
@@ -59,11 +70,19 @@ def compose(
     return petition
 
 
-def compose_wishes(prompt: str, wishes: Mapping[str, Any]) -> Petition:
+def compose_wishes(
+    prompt: str, wishes: Mapping[str, Any], files: Iterable[InputFile] = ()
+) -> Petition:
     """`compose`, from wishes of both kinds: fields of the petition and of its parameters."""
     about = {key: wishes[key] for key in ENVELOPE if key in wishes}
     params = {key: value for key, value in wishes.items() if key not in about}
-    return compose({"prompt": prompt, **params}, **about)
+    return _composed({"prompt": prompt, **params}, about, files)
+
+
+def prepare(prompt: str, wishes: Mapping[str, Any]) -> tuple[Petition, dict[str, InputSource]]:
+    """`compose_wishes`, with the input files that were read for it, by digest."""
+    read = read_inputs(wishes, sized=True)
+    return compose_wishes(prompt, read.params, read.files), read.sources
 
 
 def petition_of(wanted: str | Petition, wishes: Mapping[str, Any]) -> Petition:
@@ -71,11 +90,14 @@ def petition_of(wanted: str | Petition, wishes: Mapping[str, Any]) -> Petition:
     return compose_wishes(wanted, wishes) if isinstance(wanted, str) else edit(wanted, wishes)
 
 
-def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
+def edit(
+    petition: Petition, changes: Mapping[str, Any], files: Iterable[InputFile] = ()
+) -> Petition:
     """The same petition with other parameters; None takes one back to the engine's own choice.
 
-    Changes may name `timeout_s`, `priority`, `hedge`, `exact`, `on_oom` and the previews' fields
-    too.
+    Input files are as `compose` takes them, or digests where `files` has their sizes; those that
+    stay need not be given again. Changes may name `timeout_s`, `priority`, `hedge`, `exact`,
+    `on_oom` and the previews' fields too.
 
     Raises:
         PetitionError: `invalid_params` or `too_large`, naming the field.
@@ -85,17 +107,36 @@ def edit(petition: Petition, changes: Mapping[str, Any]) -> Petition:
     write_names(changed, petition.params)
     _check_names(changed)
     _name_sampling(changed)
-    changed = settle_file(msgspec.structs.asdict(petition.params), changed)
+    read = read_inputs(changed)
+    before = msgspec.structs.asdict(petition.params)
+    params = before | settle_file(before, read.params)
+    known = [*petition.inputs, *files, *read.files]
     edited = _convert(
         {
             **msgspec.structs.asdict(petition),
             **about,
-            "params": msgspec.structs.asdict(petition.params) | changed,
+            "params": params,
+            "inputs": _files_named(params, known),
         }
     )
     check(edited.params)
     wanted_files(edited.params)
     return edited
+
+
+def _files_named(params: Mapping[str, Any], known: Iterable[InputFile]) -> list[InputFile]:
+    """The files that `params` names by digest, each once."""
+    files = {file.digest: file for file in known}
+    named: dict[str, InputFile] = {}
+    for field in INPUT_FIELDS:
+        value = params.get(field, ())
+        for digest in [value] if isinstance(value, str) else value:
+            if digest and digest not in files:
+                text = f"{BY_NAME[field].spec.flags[0]}: no file of digest {digest[:16]} is given."
+                raise PetitionError.of("invalid_params", text, field=field)
+            if digest:
+                named[digest] = files[digest]
+    return list(named.values())
 
 
 def settle_file(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,28 @@ class Send(msgspec.Struct, frozen=True):
     body: bytes | None = None
 
 
+class SendPiece(msgspec.Struct, frozen=True):
+    """Send a piece of an input file; the machine never holds its bytes."""
+
+    #: The petition it is sent for.
+    id: str
+    #: Digest of the whole file.
+    digest: str
+    #: First byte and end of the piece.
+    start: int
+    end: int
+
+
+class ShowSending(msgspec.Struct, frozen=True):
+    """Show how far the input files of a petition are."""
+
+    #: Which petition.
+    id: str
+    #: Bytes that the manager has, of all those that it asked for.
+    sent_bytes: int
+    total_bytes: int
+
+
 class Deliver(msgspec.Struct, frozen=True):
     """Hand a whole, verified picture to whoever made the petition."""
 
@@ -109,4 +131,15 @@ class Reply(msgspec.Struct, frozen=True):
     planned: wire.Planned | None = None
 
 
-Effect = Send | Deliver | ShowAccepted | ShowProgress | ShowPreview | Notify | End | Reply
+Effect = (
+    Send
+    | SendPiece
+    | ShowSending
+    | Deliver
+    | ShowAccepted
+    | ShowProgress
+    | ShowPreview
+    | Notify
+    | End
+    | Reply
+)

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from sdistrib.errors import ErrorInfo
+from sdistrib.petitions import InputFile
 from sdistrib.protocol.codec import Buffer
 from sdistrib.protocol.messages import Attempt, WorkerWish
 
@@ -19,6 +21,15 @@ class FramesReceived(msgspec.Struct, frozen=True):
 
 class SendFailed(msgspec.Struct, frozen=True):
     """The last `Send` did not leave: there is no connection now."""
+
+
+class InputLost(msgspec.Struct, frozen=True):
+    """An input file that was to be sent cannot be read any more, or was changed."""
+
+    #: The petition it was to be sent for.
+    id: str
+    #: What is wrong with it.
+    error: ErrorInfo
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -40,6 +51,8 @@ class PetitionMade(msgspec.Struct, frozen=True):
     detach: bool = False
     #: He wants to see its images while they are drawn.
     previews: bool = False
+    #: Input files that can be sent.
+    inputs: tuple[InputFile, ...] = ()
 
 
 class PetitionSought(msgspec.Struct, frozen=True):
@@ -70,6 +83,8 @@ class RetryWished(msgspec.Struct, frozen=True):
     detach: bool = False
     #: As in `PetitionMade`.
     previews: bool = False
+    #: Input files that can be sent.
+    inputs: tuple[InputFile, ...] = ()
 
 
 class PetitionLeft(msgspec.Struct, frozen=True):
@@ -166,4 +181,4 @@ Wish = (
     | PlanWished
     | UserLeft
 )
-Event = FramesReceived | SendFailed | Tick | Wish
+Event = FramesReceived | SendFailed | InputLost | Tick | Wish

@@ -8,7 +8,7 @@ import msgspec
 
 from sdistrib.errors import PetitionError
 from sdistrib.models import name_fits
-from sdistrib.petitions import PETITION_ENDS, Petition
+from sdistrib.petitions import PETITION_ENDS, InputFile, Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import decode_petition
 from sdistrib_client.composing import edit
@@ -72,8 +72,13 @@ def found_in(answer: wire.Answer, body: bytes, start: str) -> Found:
     return Found(only_row(answer, start), decode_petition(body))
 
 
-def retry_of(found: Found, changes: Mapping[str, Any], timeout_s: float | None) -> Petition | None:
-    """What is to be drawn instead; None leaves it as it is.
+def retry_of(
+    found: Found,
+    changes: Mapping[str, Any],
+    timeout_s: float | None,
+    files: Iterable[InputFile] = (),
+) -> Petition | None:
+    """What is to be drawn instead; None leaves it as it is. `files` are as for `edit`.
 
     Raises:
         PetitionError: it has no image to try again, or the changes do not pass.
@@ -84,7 +89,7 @@ def retry_of(found: Found, changes: Mapping[str, Any], timeout_s: float | None) 
         message = f"Petition {row.id[:8]} is {row.state}: there is nothing to try again; {what}."
         raise PetitionError.of("invalid_params", message)
     limit = {} if timeout_s is None else {"timeout_s": timeout_s}
-    edited = edit(found.petition, {**changes, **limit})
+    edited = edit(found.petition, {**changes, **limit}, files)
     return None if edited == found.petition else edited
 
 

@@ -68,6 +68,8 @@ class Requests:
                 self._receive(frames)
             case events.SendFailed():
                 self._link.unsent(self._now)
+            case events.InputLost(petition_id, error):
+                self._input_lost(petition_id, error)
             case events.Tick():
                 self._tick()
             case _:
@@ -79,13 +81,15 @@ class Requests:
         match event:
             case events.PetitionMade():
                 opening = wire.Submit(id=event.id, detach=event.detach, previews=event.previews)
-                self._open(Tracked(opening, event.body, event.images, event.timeout_s))
+                self._open(
+                    Tracked(opening, event.body, event.images, event.timeout_s, event.inputs)
+                )
             case events.PetitionSought(petition_id, images, again, wait, previews):
                 attach = wire.Attach(id=petition_id, again=again, wait=wait, previews=previews)
                 self._open(Tracked(attach, b"", images))
             case events.RetryWished():
                 retry = wire.Retry(id=event.id, detach=event.detach, previews=event.previews)
-                self._open(Tracked(retry, event.body, event.images))
+                self._open(Tracked(retry, event.body, event.images, inputs=event.inputs))
             case events.PetitionLeft(petition_id):
                 self._left(petition_id)
             case events.PictureTaken() | events.PreviewTaken():
@@ -165,7 +169,9 @@ class Requests:
                 self._out += self._questions.controlled(controlled)
             case wire.Planned() as planned:
                 self._out += self._questions.planned(planned)
-            case wire.Beat() | wire.ChunkSeen():
+            case wire.ChunkSeen() as seen:
+                self._input_seen(seen)
+            case wire.Beat():
                 pass
             case _:
                 self._about_petition(said)
@@ -184,6 +190,8 @@ class Requests:
         match message:
             case wire.Accepted():
                 self._accepted(petition, message)
+            case wire.Need(digests=digests):
+                self._need(petition, digests)
             case wire.Progress():
                 self._out.append(effects.ShowProgress(message))
                 self._send(wire.ProgressSeen(id=petition.id))
@@ -296,6 +304,33 @@ class Requests:
             leave = wire.Cancel if petition.owned else wire.Detach
             self._send(leave(id=petition_id))
             self._end(petition, Ending(outcome="failed", error=error))
+
+    # Input files.
+
+    def _need(self, petition: Tracked, digests: tuple[str, ...]) -> None:
+        error = petition.needs(digests)
+        if error is not None:
+            self._input_lost(petition.id, error)
+        elif petition.cancel_by is None:
+            self._push(petition)
+
+    def _input_seen(self, seen: wire.ChunkSeen) -> None:
+        for petition in self._petitions.values():
+            if petition.uploads.seen(seen.digest, seen.offset):
+                self._push(petition)
+
+    def _push(self, petition: Tracked) -> None:
+        """Send what may be sent of its files. Its time limit begins when all are there."""
+        petition.start_clock(self._now)
+        self._out.append(effects.ShowSending(petition.id, *petition.uploads.progress))
+        for digest, piece in petition.uploads.ready():
+            self._out.append(effects.SendPiece(petition.id, digest, piece.offset, piece.end))
+
+    def _input_lost(self, petition_id: str, error: ErrorInfo) -> None:
+        petition = self._petitions.get(petition_id)
+        if petition is not None:
+            self._send(wire.Cancel(id=petition_id))
+            self._end(petition, _refusal(error))
 
     # What the user wants.
 

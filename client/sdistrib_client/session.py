@@ -5,17 +5,18 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sdistrib import limits, transport
 from sdistrib.errors import PetitionError
-from sdistrib.petitions import Petition
+from sdistrib.petitions import InputFile, Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode, encode_petition
 from sdistrib.version import SOFTWARE
 from sdistrib_client import effects, events
 from sdistrib_client.effects import Ending
 from sdistrib_client.finding import Found, checked_workers
+from sdistrib_client.inputs import InputSource
 from sdistrib_client.pictures import Picture, Preview
 from sdistrib_client.requests import Requests
 
@@ -51,6 +52,9 @@ class Inbox:
         self.owned = owned
         self.pictures: deque[Picture] = deque()
         self.accepted: wire.Accepted | None = None
+        #: Its input files, by digest, and bytes of them that are sent and to be sent, the newest.
+        self.inputs: Mapping[str, InputSource] = {}
+        self.sending: tuple[int, int] | None = None
         #: The newest, overwritten: nobody wants to see an old one.
         self.progress: wire.Progress | None = None
         #: The newest, overwritten as well; the manager sends no other until it is told.
@@ -60,6 +64,12 @@ class Inbox:
         self.held: int | None = None
         #: Called when any of the above changed.
         self.changed: Callable[[], None] = _nothing
+
+    def was_accepted(self, accepted: wire.Accepted) -> None:
+        """The manager keeps it, and its input files."""
+        self.accepted = accepted
+        for source in self.inputs.values():
+            source.release()
 
     def hand_out(self) -> Picture:
         """The next picture; it is the caller's until `Session.acknowledge`."""
@@ -111,17 +121,37 @@ class Session:
         todo = deque(self.machine.handle(event, time.monotonic()))
         while todo:
             effect = todo.popleft()
-            if not isinstance(effect, effects.Send):
+            if isinstance(effect, effects.Send):
+                self._sent = True
+                if self.dealer.send(encode(effect.message, effect.body)) != "sent":
+                    todo.extend(self.machine.handle(events.SendFailed(), time.monotonic()))
+            elif isinstance(effect, effects.SendPiece):
+                todo.extend(self._send_piece(effect))
+            else:
                 self._show(effect)
-                continue
-            self._sent = True
-            if self.dealer.send(encode(effect.message, effect.body)) != "sent":
-                todo.extend(self.machine.handle(events.SendFailed(), time.monotonic()))
+
+    def _send_piece(self, effect: effects.SendPiece) -> list[effects.Effect]:
+        """Send a piece of an input file; what the machine says when that does not go."""
+        self._sent = True
+        box = self.inboxes.get(effect.id)
+        if box is None:
+            return []
+        try:
+            piece = box.inputs[effect.digest].piece(effect.start, effect.end)
+        except PetitionError as error:
+            lost = events.InputLost(effect.id, error.info)
+            return self.machine.handle(lost, time.monotonic())
+        chunk = wire.Chunk(digest=effect.digest, offset=effect.start)
+        if self.dealer.send(encode(chunk, piece)) == "sent":
+            return []
+        return self.machine.handle(events.SendFailed(), time.monotonic())
 
     def _show(self, effect: effects.Effect) -> None:
         match effect:
-            case effects.Send():
+            case effects.Send() | effects.SendPiece():
                 raise AssertionError("what is sent is not shown")
+            case effects.ShowSending(petition_id, sent, total):
+                self._change(petition_id, lambda box: setattr(box, "sending", (sent, total)))
             case effects.Notify(text):
                 self._notices.append(text)
             case effects.Reply(number):
@@ -131,7 +161,7 @@ class Session:
                     petition_id, lambda box: box.pictures.append(Picture.of(result, parts))
                 )
             case effects.ShowAccepted(accepted):
-                self._change(accepted.id, lambda box: setattr(box, "accepted", accepted))
+                self._change(accepted.id, lambda box: box.was_accepted(accepted))
             case effects.ShowProgress(progress):
                 self._change(progress.id, lambda box: setattr(box, "progress", progress))
             case effects.ShowPreview(message, data):
@@ -149,12 +179,20 @@ class Session:
             how(box)
             box.changed()
 
-    def submit(self, petition: Petition, *, detach: bool = False, previews: bool = False) -> Inbox:
+    def submit(
+        self,
+        petition: Petition,
+        inputs: Mapping[str, InputSource],
+        *,
+        detach: bool = False,
+        previews: bool = False,
+    ) -> Inbox:
         """Start a petition; with `detach` it ends here once the manager keeps it."""
         box = self._listen(Inbox(petition))
+        box.inputs = inputs
         body = encode_petition(petition)
-        images, timeout_s = petition.images, petition.timeout_s
-        self.post(events.PetitionMade(box.id, body, images, timeout_s, detach, previews))
+        images, timeout_s, files = petition.images, petition.timeout_s, _files(petition, inputs)
+        self.post(events.PetitionMade(box.id, body, images, timeout_s, detach, previews, files))
         return box
 
     def seek(
@@ -169,15 +207,18 @@ class Session:
         self,
         found: Found,
         edited: Petition | None,
+        inputs: Mapping[str, InputSource],
         *,
         detach: bool = False,
         previews: bool = False,
     ) -> Inbox:
         """Have the images without a picture drawn again, `edited` or as they were."""
         box = self._listen(Inbox(edited or found.petition, found.row.id))
+        box.inputs = inputs
         body = encode_petition(edited) if edited is not None else b""
+        files = _files(box.petition, inputs)
         images = found.petition.images
-        self.post(events.RetryWished(box.id, images, body, detach, previews))
+        self.post(events.RetryWished(box.id, images, body, detach, previews, files))
         return box
 
     def _listen(self, box: Inbox) -> Inbox:
@@ -276,6 +317,11 @@ class Bell:
         """Close both ends."""
         os.close(self.fd)
         os.close(self._write_fd)
+
+
+def _files(petition: Petition, inputs: Mapping[str, InputSource]) -> tuple[InputFile, ...]:
+    """Those of its input files that can be sent."""
+    return tuple(file for file in petition.inputs if file.digest in inputs)
 
 
 def _nothing() -> None:

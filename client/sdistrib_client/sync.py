@@ -13,7 +13,7 @@ it up again without loss.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,16 +21,20 @@ from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.transport import Watch
 from sdistrib_client import events, finding
-from sdistrib_client.composing import compose_wishes, petition_of
+from sdistrib_client.callbacks import (
+    Callbacks,
+    OnAccepted,
+    OnPreview,
+    OnProgress,
+    OnSending,
+)
+from sdistrib_client.composing import petition_of, prepare
 from sdistrib_client.effects import Ending, Reply
 from sdistrib_client.errors import error_of
+from sdistrib_client.inputs import Given, InputSource, read_all, read_inputs
 from sdistrib_client.link import CONNECT_TIMEOUT_S
-from sdistrib_client.pictures import Picture, Preview
+from sdistrib_client.pictures import Picture
 from sdistrib_client.session import Bell, Inbox, Session, dial_address
-
-OnProgress = Callable[[wire.Progress], None]
-OnAccepted = Callable[[wire.Accepted], None]
-OnPreview = Callable[[Preview], None]
 
 _log = logging.getLogger(__name__)
 
@@ -70,43 +74,53 @@ class Client:
         seed: int | None = None,
         on_progress: OnProgress | None = None,
         on_preview: OnPreview | None = None,
+        on_sending: OnSending | None = None,
         **wishes: Any,
     ) -> "Drawing":
         """Draw `images` pictures, each with seed + index; iterate over the result to get them.
 
         `wishes` are the fields of `sdistrib.params.Params` (model, width, steps, …) and those of
         `sdistrib.petitions.Petition` (timeout_s, cancel_on_disconnect, priority, hedge, exact,
-        preview, preview_interval, preview_noisy); what `preview` shows, `on_preview` gets.
-        Pictures come as they are finished, so not always in order of index. `seed` None draws one.
+        on_oom, preview, preview_interval, preview_noisy); what `preview` shows, `on_preview` gets.
+        Input files are given by path or as bytes: `init_image=Path("beach.png")`. Pictures come as
+        they are finished, so not always in order of index. `seed` None draws one.
 
         Raises:
             PetitionError: `invalid_params` or `too_large`, before anything is sent.
         """
-        petition = compose_wishes(prompt, {"images": images, "seed": seed, **wishes})
-        return self.draw(petition, on_progress=on_progress, on_preview=on_preview)
+        petition, inputs = prepare(prompt, {"images": images, "seed": seed, **wishes})
+        box = self._session.submit(petition, inputs, previews=on_preview is not None)
+        return Drawing(self, box, Callbacks(None, on_progress, on_sending, on_preview))
 
     def submit(self, prompt: str, **wishes: Any) -> str:
         """Have pictures drawn without waiting for them; the id to attach to, or to fetch.
 
         Takes what `txt2img` takes, and returns once the manager keeps it. Raises as `draw`.
         """
-        return self.draw(compose_wishes(prompt, wishes), detach=True).wait()
+        box = self._session.submit(*prepare(prompt, wishes), detach=True)
+        return Drawing(self, box, Callbacks()).wait()
 
     def draw(
         self,
         petition: Petition,
         *,
+        inputs: Iterable[Given] | Mapping[str, InputSource] = (),
         detach: bool = False,
         on_accepted: OnAccepted | None = None,
         on_progress: OnProgress | None = None,
         on_preview: OnPreview | None = None,
+        on_sending: OnSending | None = None,
     ) -> "Drawing":
         """Draw a petition that was composed before; with `detach`, only have it kept.
 
-        The callbacks are called while the result is iterated over, in the caller's thread.
+        `inputs` are its input files, paths or bytes, in any order, or what `prepare` gave; those
+        that the manager has already need not be there. The callbacks are called while the result
+        is iterated over, in the caller's thread; `on_sending` gets the bytes of input files that
+        are sent, and of all.
         """
-        box = self._session.submit(petition, detach=detach, previews=on_preview is not None)
-        return Drawing(self, box, on_accepted, on_progress, on_preview)
+        previews = on_preview is not None
+        box = self._session.submit(petition, read_all(inputs), detach=detach, previews=previews)
+        return Drawing(self, box, Callbacks(on_accepted, on_progress, on_sending, on_preview))
 
     def attach(
         self,
@@ -124,9 +138,8 @@ class Client:
             PetitionError: `not_found`.
             Unreachable: nobody answers.
         """
-        found = self.look(petition_id)
-        box = self._session.seek(found, previews=on_preview is not None)
-        return Drawing(self, box, on_accepted, on_progress, on_preview)
+        box = self._session.seek(self.look(petition_id), previews=on_preview is not None)
+        return Drawing(self, box, Callbacks(on_accepted, on_progress, None, on_preview))
 
     def fetch(self, petition_id: str, *, on_accepted: OnAccepted | None = None) -> "Drawing":
         """All pictures that a petition has now, seen before or not. Raises as `attach`.
@@ -134,7 +147,7 @@ class Client:
         If it goes on, the iteration ends all the same and `ending.outcome` is "unfinished".
         """
         box = self._session.seek(self.look(petition_id), again=True, wait=False)
-        return Drawing(self, box, on_accepted)
+        return Drawing(self, box, Callbacks(on_accepted))
 
     def retry(
         self,
@@ -145,6 +158,7 @@ class Client:
         on_accepted: OnAccepted | None = None,
         on_progress: OnProgress | None = None,
         on_preview: OnPreview | None = None,
+        on_sending: OnSending | None = None,
         **changes: Any,
     ) -> "Drawing":
         """Draw the images of an ended petition that have no picture, with other parameters.
@@ -153,9 +167,11 @@ class Client:
         and `invalid_params` when there is nothing to try again or the changes do not pass.
         """
         found = self.look(petition_id)
-        edited, previews = finding.retry_of(found, changes, timeout_s), on_preview is not None
-        box = self._session.retry(found, edited, detach=detach, previews=previews)
-        return Drawing(self, box, on_accepted, on_progress, on_preview)
+        read = read_inputs(changes)
+        edited = finding.retry_of(found, read.params, timeout_s, read.files)
+        previews = on_preview is not None
+        box = self._session.retry(found, edited, read.sources, detach=detach, previews=previews)
+        return Drawing(self, box, Callbacks(on_accepted, on_progress, on_sending, on_preview))
 
     def purge(self, petition_id: str | None) -> int:
         """Forget an ended petition for good, prompt and pictures; None is all. How many those were.
@@ -314,15 +330,11 @@ class Drawing:
         self,
         client: Client,
         box: Inbox,
-        on_accepted: OnAccepted | None = None,
-        on_progress: OnProgress | None = None,
-        on_preview: OnPreview | None = None,
+        callbacks: Callbacks,
     ) -> None:
         self._client = client
         self._box = box
-        self._on_accepted = on_accepted
-        self._on_progress = on_progress
-        self._on_preview = on_preview
+        self._callbacks = callbacks
         self._over = False
 
     @property
@@ -408,10 +420,5 @@ class Drawing:
             self._client._abandon(self._box)  # noqa: SLF001
 
     def _tell(self) -> None:
-        accepted, self._box.accepted = self._box.accepted, None
-        if accepted is not None and self._on_accepted is not None:
-            self._on_accepted(accepted)
-        progress, self._box.progress = self._box.progress, None
-        if progress is not None and self._on_progress is not None:
-            self._on_progress(progress)
-        self._client._session.show(self._box, self._on_preview)  # noqa: SLF001
+        self._callbacks.tell(self._box)
+        self._client._session.show(self._box, self._callbacks.on_preview)  # noqa: SLF001

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo
-from sdistrib.petitions import PETITION_ENDS, PetitionState
+from sdistrib.petitions import PETITION_ENDS, InputFile, PetitionState
 from sdistrib.protocol import messages as wire
 from sdistrib.transfer import Incoming
 from sdistrib_client.effects import Ending, Outcome
+from sdistrib_client.uploads import Uploads
 
 #: The manager ends a petition at its time limit; only then, and this much later, we do.
 EXPIRY_GRACE_S = 5.0
@@ -21,13 +22,22 @@ Opening = wire.Submit | wire.Attach | wire.Retry
 class Tracked:
     """One petition, from the wish to its end."""
 
-    def __init__(self, opening: Opening, body: bytes, images: int, timeout_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        opening: Opening,
+        body: bytes,
+        images: int,
+        timeout_s: float = 0.0,
+        inputs: tuple[InputFile, ...] = (),
+    ) -> None:
         self.id = opening.id
         #: What is said to the manager, now and after each new connection.
         self.opening = opening
         self.body = body
         self.images = images
         self.timeout_s = timeout_s
+        #: Input files that are here, should the manager ask for them.
+        self.uploads = Uploads(inputs)
         #: The manager may know it.
         self.submitted = not isinstance(opening, wire.Submit)
         self.accepted = False
@@ -61,7 +71,19 @@ class Tracked:
     def said(self) -> bytes | None:
         """The opening is being said; its body."""
         self.submitted = True
+        self.uploads.begin_again()
         return self.body or None
+
+    def needs(self, digests: tuple[str, ...]) -> ErrorInfo | None:
+        """The manager asks for input files; why it cannot have them, None when it can."""
+        unknown = self.uploads.need(digests)
+        if not unknown:
+            return None
+        text = (
+            f"The manager does not keep input file {unknown[:16]} of the petition any more; give"
+            " the file again."
+        )
+        return ErrorInfo(code="not_found", message=text, field="inputs")
 
     def was_accepted(self) -> None:
         """The manager keeps it. A retry is not to be carried out twice."""

@@ -5,7 +5,7 @@ from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib.transfer import Incoming
-from sdistrib_manager import delivery, dispatch, outcome
+from sdistrib_manager import blobs, delivery, dispatch, outcome
 from sdistrib_manager.effects import PutBlob
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Worker
@@ -113,9 +113,6 @@ def stored(state: State, digest: str) -> None:
             del state.arriving[key]
             worker = state.roster.by_instance.get(key[0])
             _record(state, worker, here.result)
-    if not state.blob_uses.get(digest):
-        # Whoever wanted it ended while it was being kept.
-        delivery.drop_unused(state, digest)
 
 
 def failed(state: State, digest: str, reason: str) -> None:
@@ -123,12 +120,11 @@ def failed(state: State, digest: str, reason: str) -> None:
     for key, here in list(state.arriving.items()):
         if here.storing and here.incoming.digest == digest:
             del state.arriving[key]
-    state.log("error", f"a picture could not be kept: {reason}")
+    state.log("error", f"a picture or input file could not be kept: {reason}")
 
 
 def missing(state: State, digest: str, reason: str) -> None:
     """A picture that was recorded is not there: its images are drawn again."""
-    state.log("error", f"a picture is lost and drawn again: {reason}")
     delivery.lost(state, digest)
     for entry in list(state.queue):
         for image in list(entry.images.values()):
@@ -153,9 +149,7 @@ def _record(state: State, worker: Worker | None, message: wire.Result) -> None:
     if image.state == "waiting":
         state.take(entry, image.index)
     image.result, image.kept = message, True
-    uses = state.blob_uses.get(message.digest, 0)
-    state.blob_uses[message.digest] = uses + 1
-    state.blob_bytes += 0 if uses else message.size_bytes
+    blobs.use(state, entry.owner, message.digest, message.size_bytes)
     state.queue.share(entry.owner).picture_bytes += message.size_bytes
     image.issued[message.attempt.number].live = False
     if worker is not None:

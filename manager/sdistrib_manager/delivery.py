@@ -7,8 +7,9 @@ from sdistrib.errors import ErrorInfo
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib.transfer import Outgoing
+from sdistrib_manager import blobs
 from sdistrib_manager.clients import Client, Delivery
-from sdistrib_manager.effects import DropBlob, SendPicture
+from sdistrib_manager.effects import SendPicture
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.state import State
 
@@ -150,21 +151,7 @@ def drop_picture(state: State, entry: Entry, image: Image) -> None:
         state.seen_bytes -= image.result.size_bytes
     else:
         state.queue.share(entry.owner).picture_bytes -= image.result.size_bytes
-    uses = state.blob_uses[image.result.digest] - 1
-    if uses:
-        state.blob_uses[image.result.digest] = uses
-    else:
-        del state.blob_uses[image.result.digest]
-        state.blob_bytes -= image.result.size_bytes
-        drop_unused(state, image.result.digest)
-
-
-def drop_unused(state: State, digest: str) -> None:
-    """No image needs this picture. One that is being kept anew is looked at when that is done."""
-    arriving = state.arriving.values()
-    storing = any(here.storing and here.incoming.digest == digest for here in arriving)
-    if not storing and all(digest not in pictures for pictures in state.damaged.values()):
-        state.outbox.append(DropBlob(digest))
+    blobs.release(state, entry.owner, image.result.digest)
 
 
 def lost(state: State, digest: str) -> None:

@@ -1,21 +1,20 @@
 """What may be done with petitions: submit, attach, fetch, cancel, retry, purge."""
 
 import hashlib
-from typing import cast
 
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo, PetitionError
-from sdistrib.models import not_found, wanted_files
-from sdistrib.petitions import Petition
+from sdistrib.models import wanted_files
+from sdistrib.petitions import InputFile, Petition
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_petition
-from sdistrib_manager import delivery, outcome, waiting
+from sdistrib_manager import blobs, delivery, inputs, outcome, room, waiting
 from sdistrib_manager.clients import Client, Slot
 from sdistrib_manager.effects import Checkpoint
-from sdistrib_manager.jobs import Find, Kind, make_job, rungs
+from sdistrib_manager.jobs import Find, make_job, rungs
 from sdistrib_manager.queue import LOCAL, Entry, Image
 from sdistrib_manager.rows import PetitionBodyRow, PetitionRow, Tombstone
-from sdistrib_manager.state import State
+from sdistrib_manager.state import Staged, State
 
 
 def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> None:
@@ -26,7 +25,7 @@ def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> 
     known = state.queue.entries.get(message.id)
     stone = state.tombstones.get(message.id)
     before = known.digest if known is not None else stone.digest if stone is not None else ""
-    if before and before != digest:
+    if (before and before != digest) or _is_staged_otherwise(state, message, body):
         text = f"petition {message.id} exists with other content"
         _refuse(state, client, message.id, state.error("conflict", text))
         return
@@ -41,12 +40,52 @@ def submit(state: State, client: Client, message: wire.Submit, body: Buffer) -> 
     except PetitionError as error:
         _refuse(state, client, message.id, error.info)
         return
-    refusal = _no_room(state, entry) or nobody_can(state, entry)
+    if _is_let_in(state, client, message, entry, entry.inputs):
+        _accept(state, entry)
+        _welcome(state, client, entry, message)
+
+
+def _is_let_in(
+    state: State,
+    client: Client,
+    message: wire.Submit | wire.Retry,
+    entry: Entry,
+    files: tuple[InputFile, ...],
+) -> bool:
+    """There is room for it, somebody may draw it, and its input files are here.
+
+    If not, the client is told why, or which files are to come first.
+    """
+    refusal = (
+        room.no_room(state, entry, files)
+        or room.nobody_can(state, entry)
+        or inputs.refusal(state, entry.id, entry.owner, files)
+    )
     if refusal is not None:
         _refuse(state, client, message.id, refusal)
-        return
-    _accept(state, entry)
-    _welcome(state, client, entry, message)
+    elif inputs.absent(state, entry.owner, files):
+        inputs.stage(state, client, message, bytes(entry.body), files)
+    else:
+        return True
+    return False
+
+
+def _is_staged_otherwise(state: State, message: wire.Submit | wire.Retry, body: Buffer) -> bool:
+    """Input files are coming for a petition of this id and other content."""
+    staged = state.staged.get(message.id)
+    return staged is not None and len(body) > 0 and staged.body != body
+
+
+def take_staged(state: State, staged: Staged) -> None:
+    """The input files of a petition are here: its clients' messages are taken once more."""
+    for route, message in list(staged.waiters.items()):
+        client = state.clients[route]
+        if isinstance(message, wire.Submit):
+            submit(state, client, message, staged.body)
+        else:
+            retry(state, client, message, staged.body)
+    if staged.waiters:  # refused: nobody waits for it any more
+        inputs.drop(state, staged.id)
 
 
 def _entry(state: State, petition_id: str, body: bytes, digest: str) -> Entry:
@@ -76,7 +115,7 @@ def make_entry(
         owner=owner,
         body=body,
         digest=digest,
-        model=params.model or params.diffusion_model,
+        model=params.model or params.diffusion_model or params.upscale_model,
         wanted=wanted_files(params),
         job=make_job(petition_id, owner, petition, find, decided),
         seed=petition.seed,
@@ -87,6 +126,7 @@ def make_entry(
         exact=petition.exact,
         on_oom=petition.on_oom,
         rungs=rungs(petition),
+        inputs=petition.inputs,
         open=petition.images,
     )
 
@@ -106,8 +146,11 @@ def _accept(state: State, entry: Entry) -> None:
             accepted_wall=entry.accepted_wall,
         )
     )
+    for file in entry.inputs:
+        blobs.name_input(state, entry, file)
     if entry.expires_at is not None:
         state.keep_state(entry)
+    inputs.drop(state, entry.id)
     state.schedule_due = True
     state.log("info", f"petition {entry.id[:8]}: {entry.size} images accepted")
 
@@ -133,6 +176,7 @@ def detach(state: State, client: Client, message: wire.Detach, _: Buffer) -> Non
     if entry is not None and message.id in client.slots:
         state.part(client, entry)
         delivery.retire(state)
+    inputs.leave(state, client, message.id)
     delivery.pump(state, client)
 
 
@@ -167,6 +211,10 @@ def _listen(state: State, client: Client, entry: Entry, slot: Slot, *, again: bo
 def cancel(state: State, client: Client, message: wire.Cancel, _: Buffer) -> None:
     """End a petition. One that is not known yet never runs: Cancel may overtake Submit."""
     entry = state.queue.entries.get(message.id)
+    if message.id in state.staged:
+        state.staged[message.id].waiters.pop(client.route, None)
+        text = f"Petition {message.id[:8]} was cancelled."
+        inputs.drop(state, message.id, state.error("cancelled", text))
     if entry is None:
         if message.id not in state.tombstones:
             outcome.bury(state, message.id, LOCAL, "", "cancelled")
@@ -199,12 +247,15 @@ def retry(state: State, client: Client, message: wire.Retry, body: Buffer) -> No
     if not entry.ended or not undone:
         _nothing_to_retry(state, client, message, entry, edited)
         return
-    refusal = _no_room(state, edited) or nobody_can(state, edited)
-    if refusal is not None:
-        _refuse(state, client, message.id, refusal)
+    petition = decode_petition(edited.body)
+    if _is_staged_otherwise(state, message, edited.body):
+        text = f"petition {message.id} is tried again with other content"
+        _refuse(state, client, message.id, state.error("conflict", text))
         return
-    _open_again(state, entry, edited, undone)
-    _welcome(state, client, entry, message)
+    files = tuple(file for file in petition.inputs if file not in entry.inputs)
+    if _is_let_in(state, client, message, edited, files):
+        _open_again(state, entry, edited, undone, petition)
+        _welcome(state, client, entry, message)
 
 
 def _nothing_to_retry(
@@ -229,7 +280,9 @@ def _edited(state: State, entry: Entry, body: bytes) -> Entry:
     return edited
 
 
-def _open_again(state: State, entry: Entry, edited: Entry, undone: list[int]) -> None:
+def _open_again(
+    state: State, entry: Entry, edited: Entry, undone: list[int], petition: Petition
+) -> None:
     outcome.abandon_leases(state, entry)
     for index in undone:
         for issued in entry.image(index).issued.values():
@@ -240,8 +293,9 @@ def _open_again(state: State, entry: Entry, edited: Entry, undone: list[int]) ->
     if edited is not entry:
         entry.adopt(edited)
         state.keep(PetitionBodyRow(id=entry.id, body=entry.body))
-    timeout_s = decode_petition(entry.body).timeout_s
-    entry.expires_at = state.now + timeout_s if timeout_s else None
+    _exchange_inputs(state, entry, petition.inputs)
+    inputs.drop(state, entry.id)
+    entry.expires_at = state.now + petition.timeout_s if petition.timeout_s else None
     entry.ended_uptime_s, entry.orphaned_at, entry.first_eta = 0.0, None, None
     entry.move("queued")
     state.queue.count_ended(entry, -1)
@@ -249,6 +303,17 @@ def _open_again(state: State, entry: Entry, edited: Entry, undone: list[int]) ->
     state.keep_state(entry)
     state.schedule_due = True
     state.log("info", f"petition {entry.id[:8]}: {len(undone)} images are tried again")
+
+
+def _exchange_inputs(state: State, entry: Entry, wanted: tuple[InputFile, ...]) -> None:
+    """From now on the petition keeps these input files, and no other."""
+    for file in wanted:
+        if file not in entry.inputs:
+            blobs.name_input(state, entry, file)
+    for file in entry.inputs:
+        if file not in wanted:
+            blobs.drop_input(state, entry, file)
+    entry.inputs = wanted
 
 
 def _wait_again(state: State, entry: Entry, undone: list[int]) -> None:
@@ -322,58 +387,3 @@ def _buried(state: State, stone: Tombstone) -> ErrorInfo:
     if stone.id in state.damaged:
         text = f"Petition {stone.id[:8]} is kept as failed: this manager cannot read it back."
     return state.error("not_found", text)
-
-
-def _no_room(state: State, entry: Entry) -> ErrorInfo | None:
-    """`busy`, when one more petition would pass a limit, or when it could not be kept."""
-    settings, queue = state.settings, state.queue
-    if state.stopping:
-        return state.error("busy", "The manager is stopping.", retry_after_s=10.0)
-    if state.store_trouble:
-        text = f"The manager cannot keep petitions now: {state.store_trouble}."
-        return state.error("busy", text, retry_after_s=30.0)
-    kept = state.blob_bytes - state.seen_bytes
-    own = queue.share(entry.owner)
-    # On the loopback port there is nobody else for whom room would have to be kept.
-    share = 1.0 if entry.owner == LOCAL else settings.owner_share
-    facts = (
-        (queue.open_petitions, own.petitions, 1, settings.petitions_max, "petitions"),
-        (queue.open_images, own.images, entry.size, settings.images_max, "images"),
-        (kept, own.picture_bytes, 0, settings.blob_bytes_max, "bytes of pictures not fetched"),
-    )
-    for of_all, of_owner, more, most, what in facts:
-        if of_all + more > most:
-            text = f"The manager's queue is full: {most} {what} at most. Try again in 30 s."
-            return state.error("busy", text, retry_after_s=30.0)
-        if share < 1.0 and of_owner + more > int(most * share):
-            text = f"You have all that one user may have: {int(most * share)} {what} at most."
-            return state.error("busy", f"{text} Try again in 30 s.", retry_after_s=30.0)
-    return None
-
-
-def nobody_can(state: State, entry: Entry) -> ErrorInfo | None:
-    """The refusal for what no known worker has, or is allowed; None when none is known."""
-    if not len(state.roster):
-        return None
-    if state.roster.holders(entry.wanted):
-        return _too_large(state, entry)
-    catalogues = [worker.catalogue for worker in state.roster]
-    for want in entry.wanted:
-        if all(files.find(want.kind, want.name) is None for files in catalogues):
-            return not_found(want, catalogues)
-    names = ", ".join(f"{want.kind} {want.name!r}" for want in entry.wanted)
-    return state.error("no_capable_worker", f"No single worker has all of: {names}.")
-
-
-def _too_large(state: State, entry: Entry) -> ErrorInfo | None:
-    """Every owner allows less; what memory was found to suffice for may change, and is no part."""
-    allowed = {worker.name: worker.declared.max_pixels for worker in state.roster}
-    pixels = cast(Kind, entry.job.kind).pixels
-    if not all(0 < most < pixels for most in allowed.values()):
-        return None
-    name = max(allowed, key=lambda name: allowed[name])
-    text = (
-        f"{waiting.size_words(entry)} is more than any worker here takes; {name} takes the most,"
-        f" {allowed[name]} pixels. Ask for fewer."
-    )
-    return state.error("too_large", text, field="width")

@@ -18,7 +18,10 @@ class Send(NamedTuple):
 
 
 class SendPicture(NamedTuple):
-    """Send a message whose body is a piece of a kept picture; the machine never holds its bytes."""
+    """Send a message whose body is a piece of a kept picture or input file.
+
+    The machine never holds its bytes.
+    """
 
     route: bytes
     message: Message
@@ -26,17 +29,18 @@ class SendPicture(NamedTuple):
     #: First byte and end of the piece.
     start: int
     end: int
+    port: Port = "client"
 
 
 class PutBlob(NamedTuple):
-    """Keep a picture; answered by `BlobStored` or `BlobFailed`."""
+    """Keep a picture or an input file; answered by `BlobStored` or `BlobFailed`."""
 
     digest: str
     parts: list[Buffer]
 
 
 class DropBlob(NamedTuple):
-    """The picture is not needed any more."""
+    """The picture or input file is not needed any more."""
 
     digest: str
 

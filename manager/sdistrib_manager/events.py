@@ -43,20 +43,20 @@ class PeerFull(NamedTuple):
 
 
 class BlobStored(NamedTuple):
-    """The picture of this digest is kept."""
+    """The picture or input file of this digest is kept."""
 
     digest: str
 
 
 class BlobFailed(NamedTuple):
-    """The picture of this digest could not be kept."""
+    """The picture or input file of this digest could not be kept."""
 
     digest: str
     reason: str
 
 
 class BlobMissing(NamedTuple):
-    """The picture of this digest was to be sent, and is not there or damaged."""
+    """The picture or input file of this digest was to be sent, and is not there or damaged."""
 
     digest: str
     reason: str

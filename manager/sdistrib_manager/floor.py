@@ -19,6 +19,7 @@ from sdistrib_manager import (
     previews,
     relief,
     restore,
+    serving,
 )
 from sdistrib_manager.jobs import plain_context
 from sdistrib_manager.queue import Entry, Issued
@@ -72,6 +73,8 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
     else:
         state.roster.move(worker, route)
         worker.settle(hello.engine, hello.declared)
+        # What it was sent on another connection it asks for again.
+        worker.fetches.clear()
         worker.set_catalogue(catalogue)
         state.log("info", f"worker {hello.name} is back")
     worker.standing = wire.Standing(state=hello.standing, reason=hello.reason)
@@ -266,11 +269,12 @@ def _nothing(state: State, worker: Worker, message: wire.Message, _: Buffer) -> 
 
 _HANDLERS: dict[type[wire.Message], Callable[[State, Worker, Any, Buffer], None]] = {
     wire.Beat: _nothing,
-    wire.ChunkSeen: _nothing,
+    wire.ChunkSeen: serving.seen,
     wire.Chunk: arrival.chunk,
     wire.EngineState: _engine_state,
     wire.Failed: _failed,
     wire.Fault: _fault,
+    wire.Fetch: serving.fetch,
     wire.Goodbye: _goodbye,
     wire.Inventory: _inventory,
     wire.Preview: previews.arrived,
@@ -303,6 +307,7 @@ def leave(state: State, worker: Worker) -> None:
     for lease in list(worker.leases.values()):
         _release(state, worker, lease, began=lease.started)
     arrival.forget(state, worker)
+    worker.fetches.clear()
 
 
 def connection_lost(state: State, route: bytes) -> None:
@@ -311,6 +316,7 @@ def connection_lost(state: State, route: bytes) -> None:
     if worker is not None:
         state.log("warning", f"worker {worker.name} has disconnected")
         state.roster.leave(worker)
+        worker.fetches.clear()
         _park(state, worker)
 
 

@@ -7,7 +7,7 @@ from sdistrib.errors import ProtocolError
 from sdistrib.liveness import Liveness
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
-from sdistrib_manager import answers, controls, delivery, door, outcome, planning, previews
+from sdistrib_manager import answers, controls, delivery, door, inputs, outcome, planning, previews
 from sdistrib_manager.clients import Client
 from sdistrib_manager.state import State
 
@@ -82,6 +82,7 @@ _HANDLERS: dict[type[wire.Message], Callable[[State, Client, Any, Buffer], None]
     wire.Beat: _nothing,
     wire.Cancel: door.cancel,
     wire.Control: controls.control,
+    wire.Chunk: inputs.chunk,
     wire.ChunkSeen: delivery.piece_seen,
     wire.Fault: _fault,
     wire.Goodbye: _goodbye,
@@ -100,6 +101,7 @@ _HANDLERS: dict[type[wire.Message], Callable[[State, Client, Any, Buffer], None]
 def leave(state: State, client: Client) -> None:
     """A client's connection is gone. Its petitions go on unless it asked otherwise."""
     state.clients.pop(client.route, None)
+    inputs.left(state, client)
     for petition_id in list(client.slots):
         entry = state.queue.entries.get(petition_id)
         if entry is None:

@@ -1,5 +1,7 @@
 """What is true of a manager between any two events. Tests check it after every one."""
 
+from collections.abc import Iterator
+
 from sdistrib import limits
 from sdistrib.petitions import IMAGE_ENDS
 from sdistrib_manager.clients import Client
@@ -17,6 +19,7 @@ def check_invariants(manager: Manager) -> None:
     _check_counters(state)
     _check_leases(state)
     _check_pictures(state)
+    _check_inputs(state)
     _check_shares(state)
     _check_clients(state)
 
@@ -82,12 +85,47 @@ def _check_pictures(state: State) -> None:
     for digest, uses in state.blob_uses.items():
         assert uses > 0, f"picture {digest[:8]} is kept for nobody"
     kept: dict[str, int] = {}
+    for digest in _input_uses(state):
+        kept[digest] = kept.get(digest, 0) + 1
     for entry in state.queue:
         for image in entry.images.values():
             if image.kept:
                 assert image.result is not None, f"{entry.id}/{image.index}: kept without result"
                 kept[image.result.digest] = kept.get(image.result.digest, 0) + 1
     assert kept == state.blob_uses, "pictures kept and pictures owed differ"
+    owners: dict[str, int] = {}
+    for (_, digest), uses in state.blob_owners.items():
+        owners[digest] = owners.get(digest, 0) + uses
+    assert owners == kept, "pictures kept and those of their owners differ"
+    assert state.blob_sizes.keys() == kept.keys(), "bytes are counted of what is not kept"
+    assert state.blob_bytes == sum(state.blob_sizes.values()), "the count of bytes kept is wrong"
+
+
+def _input_uses(state: State) -> Iterator[str]:
+    for entry in state.queue:
+        yield from (file.digest for file in entry.inputs)
+    for staged in state.staged.values():
+        yield from staged.held
+
+
+def _check_inputs(state: State) -> None:
+    named = {(file.digest, entry.id) for entry in state.queue for file in entry.inputs}
+    listed = {(digest, pid) for digest, pids in state.input_names.items() for pid in pids}
+    assert named == listed, "input files and the petitions that keep them differ"
+    for staged in state.staged.values():
+        name = f"{staged.id} waits for input files"
+        assert staged.held.keys() <= {file.digest for file in staged.files}, f"{name} not its own"
+        assert staged.waiters.keys() <= state.clients.keys(), f"{name} for somebody who left"
+        assert bool(staged.waiters) == (staged.lost_at is None), f"{name}, its clock is wrong"
+        for file in staged.files:
+            upload = state.uploads.get((staged.owner, file.digest))
+            assert (upload is None) == (file.digest in staged.held), f"{name} that do not come"
+            if upload is not None and staged.waiters and not upload.storing:
+                assert upload.sender is not None, f"{name} that nobody was asked for"
+    for upload in state.uploads.values():
+        if upload.sender is not None and not upload.storing:
+            route, petition_id = upload.sender
+            assert route in state.staged[petition_id].waiters, "a file comes from nobody"
 
 
 def _check_shares(state: State) -> None:
@@ -97,6 +135,7 @@ def _check_shares(state: State) -> None:
         share = shares.setdefault(entry.owner, Share())
         share.petitions += not entry.ended
         share.images += entry.open
+        share.picture_bytes += sum(file.size_bytes for file in entry.inputs)
         for image in entry.images.values():
             if image.kept and image.result is not None:
                 seen_bytes += image.result.size_bytes if image.seen else 0

@@ -85,9 +85,12 @@ def evaluations(params: Params) -> int:
     """Evaluations of the diffusion model for one image, of its own size.
 
     Guidance evaluates it with and without the prompt; highres fix adds a pass over more pixels.
+    From a picture only the last steps are drawn. An upscaler counts as one.
     """
+    if params.mode == "upscale":
+        return 1
     each = (2 if params.cfg_scale > 1.0 else 1) * (2 if params.sampling_method in _TWICE else 1)
-    steps = float(params.steps)
+    steps = params.steps * (params.strength if params.init_image else 1.0)
     if params.hires:
         width, height = drawn_size(params)
         part = (params.hires_steps or params.steps) * params.hires_denoising_strength
@@ -116,6 +119,9 @@ def context_key(params: Params, find: Find, decided: frozenset[str] = frozenset(
         for tag in split_loras(params.prompt)[1]:
             name = _name(Wanted("prompt", "lora", tag.name), find)
             loras.append((name, tag.weight, tag.high_noise))
+    if params.mode == "upscale":
+        # All that is loaded is the upscaler.
+        files = {("upscale_model", _name(want, find)) for want in wanted_files(params)}
     text = json.dumps([load, sorted(files), loras], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 

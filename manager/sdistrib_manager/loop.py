@@ -239,7 +239,7 @@ class Loop:
             return
         piece = memoryview(blob)[send.start : send.end]
         frames = encode(send.message, piece)
-        self._sent("client", send.route, self._ports["client"].send(send.route, frames))
+        self._sent(send.port, send.route, self._ports[send.port].send(send.route, frames))
         if send.end >= len(blob):
             self._storage.sent(send.digest)
 

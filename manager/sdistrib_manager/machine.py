@@ -19,7 +19,19 @@ from typing import assert_never
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo, ProtocolError
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import arrival, controls, delivery, dispatch, floor, intake, outcome
+from sdistrib_manager import (
+    arrival,
+    blobs,
+    controls,
+    delivery,
+    dispatch,
+    door,
+    floor,
+    inputs,
+    intake,
+    outcome,
+    serving,
+)
 from sdistrib_manager.effects import Effect, Stop
 from sdistrib_manager.events import (
     BlobFailed,
@@ -73,11 +85,14 @@ class Manager:
             case PeerGone(port, route) | PeerFull(port, route):
                 self._lost(port, route)
             case BlobStored(digest):
-                arrival.stored(self.state, digest)
+                self._stored(digest)
             case BlobFailed(digest, reason):
                 arrival.failed(self.state, digest, reason)
+                inputs.failed(self.state, digest, reason)
             case BlobMissing(digest, reason):
+                self.state.log("error", f"lost from the store: {reason}")
                 arrival.missing(self.state, digest, reason)
+                inputs.missing(self.state, digest, reason)
             case StoreRecovered():
                 delivery.store_recovered(self.state)
             case StopRequested():
@@ -107,6 +122,13 @@ class Manager:
         except ProtocolError as error:
             self._fault(event.port, event.route, str(error))
 
+    def _stored(self, digest: str) -> None:
+        arrival.stored(self.state, digest)
+        for staged in inputs.stored(self.state, digest):
+            door.take_staged(self.state, staged)
+        # Whoever wanted it may have ended while it was being kept.
+        blobs.drop_unused(self.state, digest)
+
     def _fault(self, port: str, route: bytes, reason: str) -> None:
         self.state.log("warning", f"protocol_error on the {port} port: {reason}")
         error = ErrorInfo(code="protocol_error", message=f"{reason[:500]}.")
@@ -135,10 +157,12 @@ class Manager:
             state.next_review_at = state.now + limits.BEAT_S
             floor.review(state)
             intake.review(state)
+            inputs.review(state)
             outcome.review(state)
             controls.review(state)
             for entry, image in end_grace(state):
                 outcome.wait_again(state, entry, image)
         if state.schedule_due and not state.stopping and not state.store_trouble:
             dispatch.schedule(state)
+        serving.forget(state)
         intake.send_progress(state)

@@ -7,7 +7,7 @@ from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.petitions import PetitionState
 from sdistrib.protocol import messages as wire
-from sdistrib_manager import delivery, limited, relief
+from sdistrib_manager import blobs, delivery, limited, relief
 from sdistrib_manager.effects import Checkpoint
 from sdistrib_manager.queue import Entry, Image
 from sdistrib_manager.roster import Worker
@@ -193,6 +193,16 @@ def fail_waiting(state: State, entry: Entry, error: ErrorInfo) -> None:
     settle(state, entry)
 
 
+def fail(state: State, entry: Entry, error: ErrorInfo) -> None:
+    """Fail all images that are not done, also those that somebody works on, with one error."""
+    for index in entry.indices("leased"):
+        image = entry.image(index)
+        image.failures.append(error)
+        state.move_image(entry, image, "failed")
+        call_off(state, entry, image)
+    fail_waiting(state, entry, error)
+
+
 def call_off(state: State, entry: Entry, image: Image) -> None:
     """Nobody needs to draw this image any more, neither present nor suspect nor away."""
     for worker in state.roster:
@@ -306,6 +316,8 @@ def forget(state: State, entry: Entry) -> None:
         state.say("client", client.route, refused)
     for image in entry.images.values():
         delivery.drop_picture(state, entry, image)
+    for file in entry.inputs:
+        blobs.drop_input(state, entry, file)
     state.queue.forget(entry)
     state.keep(Forget(entry.id))
     bury(state, entry.id, entry.owner, entry.digest, entry.state)
@@ -314,8 +326,7 @@ def forget(state: State, entry: Entry) -> None:
 def forget_damaged(state: State, petition_id: str) -> None:
     """Drop what is kept of a petition that cannot be read back; its tombstone stays."""
     for digest in sorted(state.damaged.pop(petition_id)):
-        if digest not in state.blob_uses:
-            delivery.drop_unused(state, digest)
+        blobs.drop_unused(state, digest)
     state.keep(Forget(petition_id))
     state.keep(state.tombstones[petition_id])
 

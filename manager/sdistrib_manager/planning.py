@@ -6,7 +6,7 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, decode_petition
-from sdistrib_manager import answers, door, foresight, relief, waiting
+from sdistrib_manager import answers, door, foresight, relief, room, waiting
 from sdistrib_manager.clients import Client
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import LOCAL, Entry
@@ -27,7 +27,7 @@ def _planned(state: State, number: int, body: bytes) -> wire.Planned:
         entry = door.make_entry("", LOCAL, body, "", petition, find, decided)
     except PetitionError as error:
         return wire.Planned(number=number, error=error.info)
-    refusal = door.nobody_can(state, entry)
+    refusal = room.nobody_can(state, entry)
     if refusal is not None:
         return wire.Planned(number=number, error=refusal)
     # Where all are known to lack the memory it would be drawn with less, if it allows that.

@@ -9,6 +9,7 @@ from sdistrib.models import Wanted
 from sdistrib.petitions import (
     PETITION_ENDS,
     ImageState,
+    InputFile,
     OnOom,
     PetitionState,
     Relief,
@@ -94,6 +95,8 @@ class Entry:
     rungs: tuple[Relief, ...] = ("",)
     #: Context of images that are drawn with offloaded weights; empty before it was asked for.
     offload_context: str = ""
+    #: Its input files; of one that is in the queue, those that are kept.
+    inputs: tuple[InputFile, ...] = ()
     #: Connections that get its pictures and have not been told its end.
     listeners: tuple[bytes, ...] = ()
     state: PetitionState = "queued"
@@ -190,7 +193,7 @@ class Share:
     petitions: int = 0
     #: Images waiting or leased.
     images: int = 0
-    #: Bytes of pictures that are kept and that no client has yet, equal ones counted each.
+    #: Bytes of input files, and of pictures that no client has yet, equal ones counted each.
     picture_bytes: int = 0
 
 

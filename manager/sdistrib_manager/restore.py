@@ -11,9 +11,10 @@ from typing import cast
 from sdistrib.errors import PetitionError, ProtocolError
 from sdistrib.liveness import Liveness
 from sdistrib.models import Catalogue
-from sdistrib.petitions import IMAGE_ENDS
+from sdistrib.petitions import IMAGE_ENDS, InputFile
 from sdistrib.protocol.codec import decode_inventory, decode_petition
 from sdistrib.protocol.messages import Attempt, EngineFacts
+from sdistrib_manager import blobs
 from sdistrib_manager.door import make_entry
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import Entry, Image, Issued
@@ -39,6 +40,9 @@ def restore(state: State, snapshot: Snapshot) -> None:
     images: dict[str, list[ImageRow]] = {}
     for row in snapshot.images:
         images.setdefault(row.id, []).append(row)
+    inputs: dict[str, list[InputFile]] = {}
+    for named in snapshot.inputs:
+        inputs.setdefault(named.id, []).append(InputFile(named.digest, named.size_bytes))
     # Workers first: contexts are called by the names that they know.
     _restore_workers(state, snapshot)
     for cost in snapshot.costs:
@@ -46,7 +50,8 @@ def restore(state: State, snapshot: Snapshot) -> None:
             state.keep(ForgetCost(box, cast(str, context)), soft=True)
     pins = {pin.id: pin for pin in snapshot.pins}
     for petition, how_far in zip(snapshot.petitions, snapshot.states, strict=True):
-        _restore_petition(state, petition, how_far, images.get(petition.id, []))
+        files = tuple(inputs.get(petition.id, ()))
+        _restore_petition(state, petition, how_far, images.get(petition.id, []), files)
         if (pin := pins.get(petition.id)) is not None:
             _restore_pin(state, pin)
     for entry in state.queue:
@@ -57,7 +62,11 @@ def restore(state: State, snapshot: Snapshot) -> None:
 
 
 def _restore_petition(
-    state: State, row: PetitionRow, how_far: PetitionStateRow, images: list[ImageRow]
+    state: State,
+    row: PetitionRow,
+    how_far: PetitionStateRow,
+    images: list[ImageRow],
+    inputs: tuple[InputFile, ...],
 ) -> None:
     try:
         petition = decode_petition(row.body)
@@ -73,7 +82,9 @@ def _restore_petition(
             id=row.id, owner=row.owner, digest=row.digest, state="failed", uptime_s=state.uptime_s
         )
         pictures = (image.result for image in images if image.kept)
-        state.damaged[row.id] = frozenset(result.digest for result in pictures if result)
+        state.damaged[row.id] = frozenset(
+            [result.digest for result in pictures if result] + [file.digest for file in inputs]
+        )
         return
     entry.job.number = row.number
     entry.number, entry.accepted_wall = row.number, row.accepted_wall
@@ -88,8 +99,11 @@ def _restore_petition(
     undone = [image for image in entry.images.values() if image.state not in IMAGE_ENDS]
     entry.done = len(entry.indices("done"))
     entry.open = 0 if entry.ended else entry.size - entry.fresh + len(undone)
+    entry.inputs = inputs
     state.queue.add(entry)
     _count(state, entry)
+    for file in inputs:
+        blobs.name_input(state, entry, file, keep=False)
 
 
 def _restore_pin(state: State, pin: PinRow) -> None:
@@ -126,9 +140,7 @@ def _count(state: State, entry: Entry) -> None:
     counters.running_images += len(entry.indices("leased"))
     for image in _kept(entry):
         assert image.result is not None  # noqa: S101 - by _kept
-        uses = state.blob_uses.get(image.result.digest, 0)
-        state.blob_uses[image.result.digest] = uses + 1
-        state.blob_bytes += 0 if uses else image.result.size_bytes
+        blobs.use(state, entry.owner, image.result.digest, image.result.size_bytes)
         if image.seen:
             state.seen_pictures.append((entry.id, image.index))
             state.seen_bytes += image.result.size_bytes

@@ -21,6 +21,7 @@ from sdistrib.protocol.messages import (
     Step,
     WorkerWish,
 )
+from sdistrib.transfer import Outgoing
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.scheduler.work import Job
 
@@ -86,6 +87,8 @@ class Worker:
     ceilings: dict[tuple[str, bool], int] = field(default_factory=dict)
     done: int = 0
     failed: int = 0
+    #: Input files that are going out to it, by digest.
+    fetches: dict[str, Outgoing] = field(default_factory=dict)
     #: Answers of `has_all` and `can`, kept until something changes.
     _has: dict[tuple[Wanted, ...], bool] = field(default_factory=dict)
     _can: dict[tuple[Hashable, Hashable], bool] = field(default_factory=dict)

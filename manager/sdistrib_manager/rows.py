@@ -173,6 +173,22 @@ class PinRow(msgspec.Struct, frozen=True, kw_only=True):
     first: str = ""
 
 
+class InputRow(msgspec.Struct, frozen=True):
+    """A petition names this input file."""
+
+    id: str
+    #: SHA-256 in hex.
+    digest: str
+    size_bytes: int
+
+
+class ForgetInput(msgspec.Struct, frozen=True):
+    """A petition names this input file no more."""
+
+    id: str
+    digest: str
+
+
 class Clock(msgspec.Struct, frozen=True):
     """The uptime counter: seconds that managers of this state folder have run, all together."""
 
@@ -193,6 +209,8 @@ Row = (
     | ForgetCost
     | CeilingsRow
     | PinRow
+    | InputRow
+    | ForgetInput
     | Clock
 )
 
@@ -213,4 +231,6 @@ class Snapshot(msgspec.Struct, kw_only=True):
     costs: list[CostRow] = []
     ceilings: list[CeilingsRow] = []
     pins: list[PinRow] = []
+    #: In the order of petitions and digests.
+    inputs: list[InputRow] = []
     uptime_s: float = 0.0

@@ -8,9 +8,9 @@ from sdistrib import limits
 from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.liveness import Liveness
 from sdistrib.params import ModelKind
-from sdistrib.petitions import IMAGE_ENDS, ImageState
+from sdistrib.petitions import IMAGE_ENDS, ImageState, InputFile
 from sdistrib.protocol.codec import Buffer
-from sdistrib.protocol.messages import Attempt, Message, Result, ResultRefused
+from sdistrib.protocol.messages import Attempt, Message, Result, ResultRefused, Retry, Submit
 from sdistrib.transfer import Incoming
 from sdistrib_manager.clients import Client
 from sdistrib_manager.effects import Effect, Keep, Log, Send
@@ -84,6 +84,38 @@ class Arrival:
 
 
 @dataclass(slots=True)
+class Upload:
+    """An input file on its way from a client into the store."""
+
+    incoming: Incoming
+    #: The connection that sends it, and the petition it was asked for; None while nobody does.
+    sender: tuple[bytes, str] | None = None
+    #: All of it is here and `PutBlob` is under way.
+    storing: bool = False
+
+
+@dataclass(slots=True)
+class Staged:
+    """A petition that is not accepted yet, since input files of it are to come."""
+
+    id: str
+    #: User that it belongs to.
+    owner: str
+    #: As the client sent it.
+    body: bytes
+    #: Its input files.
+    files: tuple[InputFile, ...]
+    #: Those that were not here when it came, with their bytes.
+    fresh: dict[str, int]
+    #: Digests of those that are kept for it.
+    held: dict[str, None] = field(default_factory=dict)
+    #: Connections that wait for its acceptance, with what each said.
+    waiters: dict[bytes, Submit | Retry] = field(default_factory=dict)
+    #: Since when no connection waits for it.
+    lost_at: float | None = None
+
+
+@dataclass(slots=True)
 class State:
     """Everything the manager's parts work on, and the effects of the event under way."""
 
@@ -126,12 +158,22 @@ class State:
     store_trouble: str = ""
     #: Images of which a soft row was left out while the store was in trouble, oldest first.
     left_out: dict[tuple[str, int], None] = field(default_factory=dict)
-    #: How many images each kept picture serves.
+    #: How many images and petitions each kept picture or input file serves.
     blob_uses: dict[str, int] = field(default_factory=dict)
-    #: Bytes of pictures that are kept.
+    #: The same for each user: whose it is, he need not send again.
+    blob_owners: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: Bytes of each of them, and of all.
+    blob_sizes: dict[str, int] = field(default_factory=dict)
     blob_bytes: int = 0
     #: Bytes of previews that wait for clients to see those before, equal ones counted each.
     preview_bytes: int = 0
+    #: Petitions that keep an input file, by its digest.
+    input_names: dict[str, dict[str, None]] = field(default_factory=dict)
+    #: Input files that no petition keeps since this turn.
+    unnamed: dict[str, None] = field(default_factory=dict)
+    #: Petitions that wait for input files, by id, and these files, by user and digest.
+    staged: dict[str, Staged] = field(default_factory=dict)
+    uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
     #: Wishes about workers that are under way, by the number that the workers know.
     steering: dict[int, Steering] = field(default_factory=dict)
     #: The last such number.

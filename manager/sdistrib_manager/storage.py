@@ -25,8 +25,9 @@ _log = logging.getLogger("sdistrib.manager")
 _PROBE_S = 1.0
 #: Garbage is looked for this often.
 _GARBAGE_S = 3600.0
-#: Pictures just written or read, so that they, or their pieces, are not read again and again.
-_VIEWS_BYTES_MAX = 64 * limits.MIB
+#: Pictures and input files just written or read, so that they, or their pieces, are not read again
+#: and again: several of the largest input files may go out at a time, each in many pieces.
+_VIEWS_BYTES_MAX = 4 * limits.INPUT_BYTES_MAX
 
 
 class Storage:

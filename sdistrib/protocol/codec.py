@@ -9,7 +9,7 @@ from sdistrib import limits
 from sdistrib.errors import PetitionError, ProtocolError
 from sdistrib.models import ModelFile
 from sdistrib.params import check
-from sdistrib.petitions import Petition
+from sdistrib.petitions import Petition, check_inputs
 from sdistrib.protocol.messages import VERSION, Message, verb
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -124,6 +124,7 @@ def decode_petition(body: Buffer) -> Petition:
     except _DECODE_ERRORS as error:
         raise _field_error(str(error)) from None
     check(petition.params)
+    check_inputs(petition)
     return petition
 
 

@@ -64,6 +64,8 @@ class Draw(EngineFrame, frozen=True, kw_only=True):
     loras: tuple[LoraFile, ...] = ()
     #: One for each name that stands in a prompt. They are part of the context.
     embeddings: tuple[EmbeddingFile, ...] = ()
+    #: Absolute path of each input file, by its digest. Only the child ever decodes one.
+    inputs: dict[str, str] = {}
     #: CPU threads that the worker's policy gives; the petition's own wish is in `params`.
     threads: int = 0
     #: None wants no previews.

@@ -22,11 +22,12 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, Codec, encode, encode_inventory, encode_petition
 from sdistrib.transport import Address, Router, SendOutcome, zmq_context
 from sdistrib_manager.loop import Loop
-from sdistrib_manager.rows import ImageRow, PetitionRow
+from sdistrib_manager.rows import ImageRow, InputRow, PetitionRow
 from sdistrib_manager.state import Settings
 from sdistrib_manager.storage import open_folder
 from tests.support.cluster import PATIENCE_S, Process, cluster, wait_for
 from tests.support.farm import ENGINE, MODEL, petition, petition_id
+from tests.support.input_files import FILE, digest_of, with_files
 from tests.support.rights import needs
 
 Trace = list[str]
@@ -83,7 +84,7 @@ class Inside:
             commit(changes)
             self.commits += 1
             for row in changes:
-                if isinstance(row, PetitionRow | ImageRow):
+                if isinstance(row, PetitionRow | ImageRow | InputRow):
                     state = row.state if isinstance(row, ImageRow) else ""
                     self.trace.append(f"commit {type(row).__name__} {state}")
 
@@ -148,6 +149,27 @@ def test_nothing_is_said_before_it_is_on_the_disk(inside: Inside) -> None:
             "commit ImageRow done",
             promise,
         )
+
+
+def test_no_petition_is_accepted_before_its_input_file_is_on_the_disk(inside: Inside) -> None:
+    client, digest = inside.client, digest_of(FILE)
+    body = encode_petition(with_files(petition(), FILE))
+    client.says.append(encode(wire.ClientHello(protocols=(1,), software="test")))
+    client.says.append(encode(wire.Submit(id=petition_id(1)), body))
+    assert inside.until(client, wire.Need).digests == (digest,)
+    client.says.append(encode(wire.Chunk(digest=digest, offset=0), FILE))
+    inside.until(client, wire.Accepted)
+    _in_order(
+        inside.trace,
+        "send NEED",
+        f"fsync .*/tmp/{digest}",
+        f"rename .*/pictures/{digest}$",
+        "fsync .*/pictures$",
+        "commit PetitionRow",
+        "commit InputRow",
+        "send ACCEPTED",
+    )
+    assert inside.storage.store.used_blobs() == {digest}
 
 
 def _submits(client: Peer, numbers: range) -> None:

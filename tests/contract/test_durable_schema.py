@@ -16,6 +16,7 @@ from tests.support.kept import (
     COST,
     OnDisk,
     image,
+    named,
     petition,
     pid,
     pin,
@@ -93,7 +94,7 @@ PRAGMA user_version = 1;
 )  # fmt: skip
 
 
-#: What a database of the version after it has beside that.
+#: What databases of the versions after it have beside that.
 SCHEMA_2 = (
     SCHEMA_1
     + """
@@ -103,7 +104,25 @@ PRAGMA user_version = 2;
 )
 
 
-@pytest.fixture(params=[SCHEMA_1, SCHEMA_2], ids=["schema 1", "schema 2"])
+SCHEMA_3 = (
+    SCHEMA_2
+    + """
+CREATE TABLE cost (
+    worker  TEXT NOT NULL,
+    context TEXT NOT NULL,
+    record  BLOB NOT NULL,
+    PRIMARY KEY (worker, context)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pin (
+    petition TEXT PRIMARY KEY REFERENCES petition (id) ON DELETE CASCADE,
+    record   BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 3;
+"""
+)
+
+
+@pytest.fixture(params=[SCHEMA_1, SCHEMA_2, SCHEMA_3], ids=["schema 1", "schema 2", "schema 3"])
 def released(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "state.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -125,12 +144,15 @@ def test_a_database_of_another_schema_is_read_and_written(released: Path) -> Non
     assert waiting == image(index=1, state="waiting", losses=1)
     assert found["uptime_s"] == 86400.5
     assert (found["costs"], found["pins"], found["ceilings"]) == ({}, {}, {})
+    assert found["inputs"] == []
     assert disk.store.used_blobs() == {"ab" * 32}
-    disk.store.commit([pin(1), COST])
+    disk.store.commit([pin(1), COST, named(1)])
     assert (disk.again().load().pins, disk.store.load().costs) == ([pin(1)], [COST])
+    assert disk.store.load().inputs == [named(1)]
+    assert disk.store.used_blobs() == {"ab" * 32, named().digest}
     disk.store.commit([petition(5), whole_image(), rows.Forget(pid(1)), rows.ForgetWorker("gpu1")])
     assert set(plain(disk.again().load())["petitions"]) == {pid(5)}
-    assert disk.store.load().pins == []
+    assert disk.store.load().pins == disk.store.load().inputs == []
     disk.store.close()
 
 

@@ -31,6 +31,7 @@ from tests.support.kept import (
     full_disk,
     grep,
     image,
+    named,
     petition,
     pid,
     pin,
@@ -82,6 +83,7 @@ def test_every_kind_of_row_comes_back(kept: Kept) -> None:
         COST,
         CEILINGS,
         pin(fingerprint="f" * 16),
+        named(),
         rows.Clock(1e6 + 0.5),
     ]
     assert {type(row) for row in everything} | {
@@ -90,6 +92,7 @@ def test_every_kind_of_row_comes_back(kept: Kept) -> None:
         rows.ForgetTombstone,
         rows.ForgetWorker,
         rows.ForgetCost,
+        rows.ForgetInput,
     } == set(rows.Row.__args__)  # fmt: skip - a new kind of row needs a line in this suite
     kept.store.commit(everything)
     found = kept.again().load()
@@ -104,6 +107,7 @@ def test_every_kind_of_row_comes_back(kept: Kept) -> None:
         "costs": {(COST.worker, COST.context): COST},
         "ceilings": {CEILINGS.worker: CEILINGS},
         "pins": {pid(1): pin(fingerprint="f" * 16)},
+        "inputs": [named()],
         "uptime_s": 1e6 + 0.5,
     }
 
@@ -228,6 +232,26 @@ def test_used_blobs_are_those_of_images_whose_picture_is_kept(kept: Kept) -> Non
     kept.store.commit([image(index=1, state="done", result=two, kept=True)])
     assert kept.store.used_blobs() == {two.digest}
     kept.store.commit([rows.Forget(pid(1))])
+    assert kept.store.used_blobs() == set()
+
+
+def _digest(row: rows.InputRow) -> str:
+    return row.digest
+
+
+def test_an_input_file_is_kept_while_a_petition_names_it(kept: Kept) -> None:
+    one, two = named(1, b"one"), named(1, b"two")
+    shared = named(2, b"one")
+    kept.store.commit([petition(1), petition(2), one, two, shared, one])
+    assert kept.again().load().inputs == [*sorted([one, two], key=_digest), shared]
+    assert kept.store.used_blobs() == {one.digest, two.digest}
+    kept.store.commit([rows.ForgetInput(pid(1), two.digest), rows.ForgetInput(pid(9), two.digest)])
+    assert kept.again().used_blobs() == {one.digest}
+    kept.store.commit([rows.Forget(pid(1))])
+    assert kept.again().load().inputs == [shared]
+    kept.store.commit([named(7), rows.Forget(pid(2))])
+    # One of a petition that was forgotten in the same turn is no row.
+    assert kept.again().load().inputs == []
     assert kept.store.used_blobs() == set()
 
 

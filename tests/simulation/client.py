@@ -8,6 +8,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass, field
 
+from sdistrib.petitions import InputFile
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer, encode
 from sdistrib_client import effects, events
@@ -29,6 +30,8 @@ class Wish:
     seed: int
     images: int
     timeout_s: float
+    #: Its input files, by digest.
+    files: dict[str, bytes] = field(default_factory=dict)
     #: How it ended for this caller; None while it goes on.
     ending: effects.Ending | None = None
     #: Indices that this process was handed.
@@ -76,8 +79,12 @@ class ClientBox(Process):
             self.wake()
 
     def _submit(self, wish: Wish) -> None:
-        made = events.PetitionMade(wish.id, wish.body, wish.images, wish.timeout_s, previews=True)
-        self.post(made)
+        files = tuple(InputFile(digest, len(data)) for digest, data in wish.files.items())
+        self.post(
+            events.PetitionMade(
+                wish.id, wish.body, wish.images, wish.timeout_s, previews=True, inputs=files
+            )
+        )
 
     def cancels(self, petition_id: str) -> None:
         """The caller wants it no more, or that of another."""
@@ -121,6 +128,11 @@ class ClientBox(Process):
             effect = todo.popleft()
             if isinstance(effect, effects.Send):
                 if dealer.send(encode(effect.message, effect.body)) != "sent":
+                    todo.extend(requests.handle(events.SendFailed(), self.world.now))
+            elif isinstance(effect, effects.SendPiece):
+                piece = self.wishes[effect.id].files[effect.digest][effect.start : effect.end]
+                chunk = wire.Chunk(digest=effect.digest, offset=effect.start)
+                if dealer.send(encode(chunk, piece)) != "sent":
                     todo.extend(requests.handle(events.SendFailed(), self.world.now))
             else:
                 self._show(effect)

@@ -59,6 +59,7 @@ _TABLE = {
         ENGINE_STATE: session
         CONTROL: session
         FAILED: ended, leased, unknown image
+        FETCH: session
         GOODBYE: session
         INVENTORY: session
         PROGRESS_SEEN: ended, open, tombstone
@@ -86,10 +87,12 @@ _TABLE = {
         At: no session, session
         BEAT: session
         Began: session
+        CHUNK: session
         CHUNK_SEEN: session
         Declined: no session, session
         EncodingFailed: no session, session
         EngineDied: drawing, idle, no engine
+        FORGET: session
         FileVanished: any
         GOODBYE: any
         GRANT: drawing, idle, no engine
@@ -114,10 +117,12 @@ _TABLE = {
         BEAT: welcome
         CANCELLED: welcome
         CHUNK: welcome
+        CHUNK_SEEN: welcome
         CancelWished: unknown, welcome
         FINISHED: welcome
         GOODBYE: any
         IDENTIFY: unknown, welcome
+        NEED: welcome
         PROGRESS: welcome
         PetitionLeft: unknown, welcome
         PetitionMade: unknown, welcome

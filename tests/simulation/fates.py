@@ -15,8 +15,11 @@ from tests.simulation.meddler import Meddler
 from tests.simulation.network import ZMTP_S, Host, Line
 from tests.simulation.worker import OTHER, TINY, WorkerBox
 from tests.simulation.world import Process, World
+from tests.support.input_files import digest_of, with_files
 
 _DAY_S = 86400.0
+#: Input files, of one piece and of several; few, so that petitions share them.
+INPUTS = tuple(bytes([number]) * size for number, size in enumerate((1900, 300, 3500, 700)))
 #: What the workers have, one after another.
 SHELVES = ((TINY, OTHER), (TINY,), (TINY,), (OTHER,))
 
@@ -151,12 +154,15 @@ class Fates:
             on_oom=_ON_OOM[number % len(_ON_OOM)],
             preview="proj" if number % 2 else "none",
         )  # fmt: skip
+        files = [INPUTS[0], rng.choice(INPUTS)] if rng.random() < 0.25 else []
+        petition = with_files(petition, *files)
         petition_id = f"{rng.getrandbits(64):016x}{number:016x}"
         if not petition.hedge:
             self.ledger.unhedged.add(petition_id)
         return Wish(
             petition_id, encode_petition(petition), prompt,
             petition.seed, petition.images, petition.timeout_s,
+            {digest_of(data): data for data in files},
         )  # fmt: skip
 
     def begin(self) -> None:
@@ -386,6 +392,8 @@ class Fates:
         wish, box = self.world.rng.choice(known), self.world.rng.choice(others)
         if wish.id in box.wishes:
             return False
-        twin = Wish(wish.id, wish.body, wish.prompt, wish.seed, wish.images, wish.timeout_s)
+        twin = Wish(
+            wish.id, wish.body, wish.prompt, wish.seed, wish.images, wish.timeout_s, wish.files
+        )
         box.wants(twin)
         return True

@@ -25,7 +25,7 @@ _PROMISES = {
     b"\1" + wire.verb(kind).encode()
     for kind in (
         wire.Accepted, wire.Result, wire.Finished, wire.Cancelled, wire.Purged, wire.Grant,
-        wire.ResultRecorded,
+        wire.ResultRecorded, wire.Need,
     )
 }  # fmt: skip
 
@@ -47,6 +47,8 @@ class Ledger:
         self.delivered: dict[Key, set[str]] = defaultdict(set)
         #: Images of which a recorded picture was lost by the disk.
         self.lost: set[Key] = set()
+        #: Digests of all that the disk lost.
+        self.lost_digests: set[str] = set()
         #: Petitions that somebody asked in this turn to be tried again.
         self.retried: set[str] = set()
         #: What `Cancelled` listed.
@@ -66,6 +68,7 @@ class Ledger:
             wire.Cancelled: self._cancelled,
             wire.Purged: self._purged,
             wire.ResultRecorded: self._result_recorded,
+            wire.Need: self._need,
         }
 
     def check(self, holds: object, complaint: str) -> None:
@@ -105,6 +108,9 @@ class Ledger:
                         before or rows.ImageRow(id=pid, index=row.index, state="waiting"), row
                     )
                     images[pid, row.index] = row
+                case rows.InputRow(id=pid, digest=digest):
+                    there = digest in self.disk.blobs.files or digest in self.lost_digests
+                    self.check(there, f"{pid[-4:]} names an input file that is not on the disk")
                 case _:
                     pass
 
@@ -190,7 +196,15 @@ class Ledger:
     def _accepted(self, said: wire.Accepted) -> None:
         known = self.disk.store.petition(said.id) or self.disk.store.tombstone(said.id)
         self.check(known, f"{said.id[-4:]} is accepted and not kept")
+        for digest in self.disk.store._inputs.get(said.id, ()):
+            there = digest in self.disk.blobs.files or digest in self.lost_digests
+            self.check(there, f"{said.id[-4:]} is accepted, and an input file of it is not kept")
         self.accepted.add(said.id)
+
+    def _need(self, said: wire.Need) -> None:
+        named = {digest for files in self.disk.store._inputs.values() for digest in files}
+        again = named.intersection(said.digests) - self.lost_digests
+        self.check(not again, f"{said.id[-4:]} needs what was sent before: {again}")
 
     def _result(self, said: wire.Result) -> None:
         pid, index = said.attempt.id, said.attempt.index
@@ -268,7 +282,8 @@ class Ledger:
         self.check(not owed, f"picture {digest[:8]} goes while a row names it")
 
     def picture_lost(self, digest: str) -> None:
-        """The disk lost a picture."""
+        """The disk lost a picture or an input file."""
+        self.lost_digests.add(digest)
         for key, digests in self.recorded.items():
             if digest in digests:
                 self.lost.add(key)

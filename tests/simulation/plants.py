@@ -15,7 +15,17 @@ from sdistrib.petitions import IMAGE_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
 from sdistrib_client.requests import Requests
-from sdistrib_manager import arrival, delivery, dispatch, machine, outcome, restore
+from sdistrib_manager import (
+    arrival,
+    blobs,
+    delivery,
+    dispatch,
+    door,
+    inputs,
+    machine,
+    outcome,
+    restore,
+)
 from sdistrib_manager.clients import Client
 from sdistrib_manager.effects import Keep
 from sdistrib_manager.loop import Loop
@@ -25,7 +35,7 @@ from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import ImageRow, Snapshot, Tombstone
 from sdistrib_manager.scheduler.takeover import Takeover
 from sdistrib_manager.scheduler.work import Held
-from sdistrib_manager.state import Arrival, State
+from sdistrib_manager.state import Arrival, State, Upload
 from sdistrib_manager.storage import Storage
 from sdistrib_worker.results import Results
 from sdistrib_worker.session import Session
@@ -57,7 +67,7 @@ def _overwrite(state: State, worker: Worker | None, message: wire.Result) -> Non
     entry, image = found
     delivery.drop_picture(state, entry, image)
     image.state, image.result, image.kept = "done", message, True
-    state.blob_uses[message.digest] = state.blob_uses.get(message.digest, 0) + 1
+    blobs.use(state, entry.owner, message.digest, message.size_bytes)
     state.keep_image(entry, image)
     state.tell_worker(worker, wire.ResultRecorded(attempt=message.attempt))
 
@@ -74,6 +84,17 @@ def _take_at_once(state: State, worker: Worker, here: Arrival, offset: int, piec
 
 
 _take = arrival._take
+
+
+# --- input files ---
+
+_store = inputs._store
+
+
+def _accept_at_once(state: State, upload: Upload) -> None:
+    _store(state, upload)
+    for staged in inputs.stored(state, upload.incoming.digest):
+        door.take_staged(state, staged)
 
 
 # --- the store ---
@@ -187,6 +208,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
     ),
     "replies leave before the commit": (Plant(Storage, "commit", _commit_later),),
     "a row before its picture": (Plant(arrival, "_take", _take_at_once),),
+    "accepted before the input file is durable": (Plant(inputs, "_store", _accept_at_once),),
     "a failed commit is ignored": (Plant(Loop, "_start_over", _go_on),),
     "pictures go before their rows": (Plant(delivery, "retire", _retire_always),),
     "tombstones are not kept": (Plant(outcome, "bury", _bury_lightly),),

@@ -24,8 +24,8 @@ PLANTS_S = 60.0
 #: Said only to peers that break the protocol, which nobody here does; or nobody here asks for it.
 _UNHEARD: dict[str, set[type[wire.Message]]] = {
     "manager": {wire.Fault, wire.Plan},
-    "worker": {wire.Fault, wire.Chunk},
-    "client": {wire.Fault, wire.Answer, wire.Purged, wire.ChunkSeen, wire.Planned, wire.Controlled},
+    "worker": {wire.Fault},
+    "client": {wire.Fault, wire.Answer, wire.Purged, wire.Planned, wire.Controlled},
 }
 _DEADLINE_S = 900.0
 

@@ -7,6 +7,7 @@ from typing import Any
 from sdistrib import limits
 from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
+from sdistrib.protocol.codec import Buffer, encode
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
 from sdistrib_worker import loop as product
@@ -19,9 +20,25 @@ from tests.simulation.ledger import Ledger
 from tests.simulation.manager import short
 from tests.simulation.network import Dealer, Host, Port
 from tests.simulation.world import Process, World
+from tests.support.fetching import Fetcher
 
 TINY = StoredFile(ModelFile("stable-diffusion", "tiny.safetensors", 14_000_000, "a" * 64), "/t", 1)
 OTHER = StoredFile(ModelFile("stable-diffusion", "other.safetensors", 9_000_000, "b" * 64), "/o", 2)
+
+
+class _FetchingDealer(Dealer):
+    """Fetches the input files of what is granted."""
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self._fetcher = Fetcher(lambda message: self.send(encode(message)), lambda *_: None)
+
+    def receive(self) -> list[Buffer] | None:
+        """The next message, after a look at it."""
+        frames = super().receive()
+        if frames is not None:
+            self._fetcher.hear(frames)
+        return frames
 
 
 class WorkerBox(Process):
@@ -52,7 +69,7 @@ class WorkerBox(Process):
         )  # fmt: skip
         worker = Worker(settings, self.files)
         self._watch_over(worker)
-        self.dealer = Dealer(self.world, self.host, self, self.port)
+        self.dealer = _FetchingDealer(self.world, self.host, self, self.port)
         self.engine = SimEngine(self.world, self.faults, self.wake, self._attempt, self._in_session)
         self.world.maker = self
         self.loop = product.Loop(worker, self.dealer, (), {})  # type: ignore[arg-type]

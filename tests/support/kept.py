@@ -108,6 +108,10 @@ def pin(number: int = 1, **more: Any) -> rows.PinRow:
     return rows.PinRow(**{**facts, **more})
 
 
+def named(number: int = 1, data: bytes = b"input") -> rows.InputRow:
+    return rows.InputRow(pid(number), hashlib.sha256(data).hexdigest(), len(data))
+
+
 def plain(snapshot: rows.Snapshot) -> dict[str, Any]:
     """A snapshot in a form that can be compared: memoryviews become bytes, order is by key."""
     return {
@@ -122,6 +126,7 @@ def plain(snapshot: rows.Snapshot) -> dict[str, Any]:
         "costs": {(row.worker, row.context): row for row in snapshot.costs},
         "ceilings": {row.worker: row for row in snapshot.ceilings},
         "pins": {row.id: row for row in snapshot.pins},
+        "inputs": snapshot.inputs,
         "uptime_s": snapshot.uptime_s,
     }
 

@@ -1,14 +1,15 @@
 """A real worker on the scripted engine: `python -m tests.support.scripted_worker HOST DIR …`.
 
 The same command, loop, supervisor and encoder as `sdistrib-worker`; only the engine child's command
-is another one.
+is another one, and input files are fetched for their own sake.
 """
 
 import sys
 
-from sdistrib_worker.cli import command
+from sdistrib_worker import cli
 from sdistrib_worker.flags import Programs
 from sdistrib_worker.supervisor import FD
+from tests.support.fetching import FetchingDealer
 
 #: The devices that there are made to be; see `fake_listing`.
 LISTING = (sys.executable, "-m", "tests.support.fake_listing")
@@ -23,7 +24,8 @@ def scripted_command(device: str) -> tuple[str, ...]:
 
 def main() -> None:
     """Run the worker's command."""
-    command(obj=Programs(engine=scripted_command, listing=LISTING, worker=WORKER))
+    cli.Dealer = FetchingDealer  # type: ignore[misc]
+    cli.command(obj=Programs(engine=scripted_command, listing=LISTING, worker=WORKER))
 
 
 if __name__ == "__main__":

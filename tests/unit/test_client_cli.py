@@ -25,9 +25,11 @@ from sdistrib_client.cli import draw, lists
 from sdistrib_client.cli.commands import cli
 from sdistrib_client.cli.refused import REFUSED, REFUSED_MODES
 from sdistrib_client.cli.report import clean
+from sdistrib_client.composing import compose
 from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError, Unreachable, error_of
 from sdistrib_client.pictures import Picture, Timings
+from tests.support.scripted_manager import png
 
 #: Every flag of sd-cli 97d29908 (context, generation, program) and of the C++ sdistrib's client.
 _KNOWN = """
@@ -71,6 +73,10 @@ ANCESTOR = [
     "-o", "output.png", "--seed", "-1", "--sampling-method", "dpm2", "--guidance", "4",
     "--schedule", "exponential",
 ]  # fmt: skip
+
+
+#: Input files have tests of their own, in `test_client_inputs`.
+INPUTS_APART = [row for row in PARAMETERS if not row.spec.input]
 
 
 class FakeDrawing:
@@ -314,6 +320,7 @@ def sample(row: Parameter) -> tuple[str, Any]:
         "skip_layer_end": ("0.25", 0.25),
         "hires_scale": ("1.5", 1.5),
         "quality": ("75", 75),
+        "mode": ("txt2img", "img_gen"),
     }
     if row.name in special:
         return special[row.name]
@@ -327,13 +334,22 @@ def sample(row: Parameter) -> tuple[str, Any]:
 
 
 #: What must stand beside a flag for it to mean something.
-BESIDE = {"quality": ["--format", "jpeg"], "lossless": ["--format", "webp"]}
+BESIDE = {
+    "quality": ("--format", "jpeg"),
+    "lossless": ("--format", "webp"),
+    "control_net": ("--control-image", "a.png"),
+    "canny": ("--control-image", "a.png", "--control-net", "c"),
+    "photo_maker": ("--pm-id-images-dir", "people"),
+}
 
 
-@pytest.mark.parametrize("row", PARAMETERS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", INPUTS_APART, ids=lambda row: row.name)
 def test_every_spelling_of_every_parameter_reaches_the_petition(client, row):
+    beside = BESIDE.get(row.name, ())
+    Path("people").mkdir()
+    for path in (Path("a.png"), Path("people/a.png")):
+        path.write_bytes(png(1))
     for flag in row.spec.flags:
-        beside = BESIDE.get(row.name, [])
         if row.type is bool:
             assert getattr(drawn(client, *beside, flag).params, row.name) is not row.default
             continue
@@ -814,7 +830,7 @@ def test_bars_at_a_terminal():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=160, color_system=None)
     bar = Bar(verbose=True, console=console)
-    petition = Petition(params=draw.compose({"prompt": "p", "model": "m"}).params, seed=1, images=4)
+    petition = Petition(params=compose({"prompt": "p", "model": "m"}).params, seed=1, images=4)
     bar.accepted(wire.Accepted(id="ab" * 16, state="queued"))
     bar.submitted("ab" * 16, petition)
     bar.accepted(wire.Accepted(id="ab" * 16, state="queued", ahead=2))

@@ -401,7 +401,7 @@ class FakeClient:
         self._do(what, every=every)
         return wire.Answer(number=1, queue=(self.row, row(OTHER, state="running")), cut=self.cut)
 
-    def draw(self, petition: Petition, *, detach: bool, on_accepted: Any) -> FakeDrawing:
+    def draw(self, petition: Petition, *, detach: bool, on_accepted: Any, **_: Any) -> FakeDrawing:
         self._do("draw", detach=detach, steps=petition.params.steps)
         return FakeDrawing(self, on_accepted=on_accepted)
 
@@ -414,8 +414,9 @@ class FakeClient:
         return FakeDrawing(self, **callbacks)
 
     def retry(
-        self, petition_id: str, *, on_accepted: Any, on_progress: Any, on_preview: Any, **about: Any
-    ) -> FakeDrawing:
+        self, petition_id: str, *, on_accepted: Any, on_progress: Any, on_preview: Any,
+        on_sending: Any, **about: Any,
+    ) -> FakeDrawing:  # fmt: skip
         self._do("retry", id=petition_id, **about)
         return FakeDrawing(self, on_accepted=on_accepted)
 
@@ -590,7 +591,7 @@ def test_retry_with_a_time_limit_and_detached(client):
     assert did(client, "retry") == {"id": ID, "detach": True, "timeout_s": 60.0}
 
 
-@pytest.mark.parametrize("words", [["-b", "3"], ["-s", "1"], ["-M", "img_gen"], ["more"]])
+@pytest.mark.parametrize("words", [["-b", "3"], ["-s", "1"], ["more"]])
 def test_retry_does_not_take_what_it_keeps(client, words):
     assert run("retry", "aa", *words).exit_code == 2
     assert client.did == []

@@ -9,8 +9,11 @@ import pytest
 from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.params import (
+    _NEEDS,
+    _UPSCALE_FIELDS,
     BY_NAME,
     HIRES_UPSCALERS,
+    INPUT_FIELDS,
     MODEL_FIELDS,
     PARAMETERS,
     Parameter,
@@ -18,6 +21,7 @@ from sdistrib.params import (
     cache_settings,
     check,
     context_params,
+    input_digests,
 )
 from sdistrib.petitions import Petition
 from sdistrib.protocol.codec import decode_petition
@@ -51,7 +55,8 @@ def test_the_table_has_one_row_per_field_and_says_all_that_the_others_make_from_
         assert all(f.startswith("--") or len(f) == 2 for f in row.spec.flags)
         assert row.spec.help.endswith(".")
         prefix = {"load": "ctx.", "draw": "img.", "finish": ""}[row.spec.stage]
-        assert row.spec.engine.startswith(prefix)
+        # What is drawn, and from which picture, decides the call itself.
+        assert row.spec.engine.startswith(prefix) or row.name in ("mode", "canny")
         assert row.spec.negated == (row.default is True)
     assert BY_NAME["sampling_method"].choices[:2] == ("euler", "euler_a")
     assert BY_NAME["sampling_method"].default is None
@@ -92,12 +97,20 @@ def _numbers() -> list[Any]:
     return cases
 
 
+#: Fields that hold several input files.
+_LISTED = [row.name for row in PARAMETERS if row.spec.input and row.type is not str]
+
+
 def _lengths() -> list[Any]:
     cases = []
     for name, kind, _ in _parts():
         if isinstance(kind, msgspec.inspect.StrType | msgspec.inspect.VarTupleType):
             assert kind.max_length is not None, f"{name} has no longest value"
             one: Any = "0" if isinstance(kind, msgspec.inspect.StrType) else [0]
+            if BY_NAME[name].spec.input:
+                one = "0" if isinstance(kind, msgspec.inspect.StrType) else ["0" * 64]
+                if isinstance(kind, msgspec.inspect.StrType) and name in _LISTED:
+                    continue  # one of a list has a test of its own
             cases.append(pytest.param(name, one, kind.max_length, id=f"{name} {kind.max_length}"))
     return cases
 
@@ -191,6 +204,132 @@ def test_a_prompt_counts_bytes_and_not_only_characters():
 def test_a_petition_names_a_model_or_a_diffusion_model():
     assert refusal(model="").info.field == "model"
     assert accept(model="", diffusion_model="d").diffusion_model == "d"
+
+
+DIGEST = "0123456789abcdef" * 4
+#: Fields beside which each other one makes sense.
+WHOLE = {
+    "init_image": DIGEST, "control_image": DIGEST, "control_net": "c", "photo_maker": "p",
+    "pm_id_images": (DIGEST,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", ["a" * 63, "a" * 65, "A" * 64, "g" * 64, " ", "a" * 64 + "\n"])
+@pytest.mark.parametrize("name", INPUT_FIELDS)
+def test_an_input_file_is_a_digest(name, bad):
+    assert refusal(**{name: [bad] if name in _LISTED else bad}).info.field == name
+
+
+@pytest.mark.parametrize("name", _LISTED)
+def test_each_of_a_list_of_input_files_is_one(name):
+    assert refusal(**{name: [DIGEST, ""]}).info.field == name
+
+
+def test_pictures_at_n_and_n_plus_1():
+    for name in _LISTED:
+        most = limits.REF_IMAGES_MAX
+        assert len(_as_wire(name, [DIGEST] * most)) == most
+        assert refusal(**{name: [DIGEST] * (most + 1)}).info.field == name
+
+
+@pytest.mark.parametrize(
+    ("field", "needed"), [(field, other) for field, others in _NEEDS.items() for other in others]
+)
+def test_a_field_that_means_nothing_alone_is_refused_and_says_what_is_missing(field, needed):
+    value = WHOLE.get(field, DIGEST if field in INPUT_FIELDS else True)
+    check(Params(prompt="a", model="m", **{**WHOLE, field: value}))
+    without = {name: one for name, one in WHOLE.items() if name != needed} | {field: value}
+    with pytest.raises(PetitionError) as caught:
+        check(Params(prompt="a", model="m", **without))
+    assert caught.value.code == "invalid_params"
+    flags = BY_NAME[caught.value.info.field].spec.flags[0], BY_NAME[needed].spec.flags[0]
+    assert caught.value.info.message == f"{flags[0]} means nothing without {flags[1]}."
+
+
+UPSCALE = {"mode": "upscale", "init_image": DIGEST, "upscale_model": "u"}
+#: A value other than the default for fields that do not take just any.
+OTHERS = {
+    "skip_layers": (1,), "sigmas": (1.0,), "vae_tile_size": (1, 1), "ref_images": (DIGEST,),
+    "vae_relative_tile_size": (0.5, 0.5), "pm_id_images": (DIGEST,), "scm_mask": "1",
+}  # fmt: skip
+
+
+def _another(row: Parameter) -> Any:
+    """Some value that is not the default."""
+    if row.name in OTHERS:
+        return OTHERS[row.name]
+    if row.choices:
+        return next(word for word in row.choices if word != row.default)
+    if isinstance(row.default, bool):
+        return not row.default
+    if row.type is str:
+        return DIGEST if row.spec.input else "x"
+    return 1 if row.default != 1 else 2
+
+
+def test_upscaling_needs_a_picture_and_an_upscaler_and_nothing_else():
+    check(Params(**UPSCALE))  # type: ignore[arg-type]
+    for name in ("init_image", "upscale_model"):
+        with pytest.raises(PetitionError) as caught:
+            check(Params(**{**UPSCALE, name: ""}))  # type: ignore[arg-type]
+        assert caught.value.info.field == name
+        assert BY_NAME[name].spec.flags[-1] in caught.value.info.message
+
+
+@pytest.mark.parametrize("row", PARAMETERS, ids=lambda r: r.name)
+def test_upscaling_refuses_what_has_no_meaning_with_it(row):
+    params = Params(**{**UPSCALE, row.name: _another(row)})
+    if row.name == "mode":
+        return
+    if row.name in _UPSCALE_FIELDS:
+        check(params)
+        return
+    with pytest.raises(PetitionError, match="no meaning with -M upscale") as caught:
+        check(params)
+    assert (caught.value.code, caught.value.info.field) == ("invalid_params", row.name)
+
+
+def _file(digest: str = DIGEST, size_bytes: int = 1) -> dict[str, Any]:
+    return {"digest": digest, "size_bytes": size_bytes}
+
+
+def test_a_petition_lists_exactly_the_input_files_that_it_names():
+    other = DIGEST[::-1]
+    named = plain(init_image=DIGEST, ref_images=[other, DIGEST])
+    petition = decode_petition(ENCODER.encode({**named, "inputs": [_file(other), _file()]}))
+    assert input_digests(petition.params) == (DIGEST, other)
+    for files in ([], [_file()], [_file(), _file(other), _file("0" * 64)], [_file()] * 2):
+        with pytest.raises(PetitionError) as caught:
+            decode_petition(ENCODER.encode({**named, "inputs": files}))
+        assert (caught.value.code, caught.value.info.field) == ("invalid_params", "inputs")
+
+
+def test_an_input_file_at_n_and_n_plus_1_bytes():
+    for size, good in (
+        (1, True), (limits.INPUT_BYTES_MAX, True), (0, False), (limits.INPUT_BYTES_MAX + 1, False),
+    ):  # fmt: skip
+        body = ENCODER.encode({**plain(init_image=DIGEST), "inputs": [_file(size_bytes=size)]})
+        if good:
+            assert decode_petition(body).inputs[0].size_bytes == size
+        else:
+            with pytest.raises(PetitionError, match="size_bytes"):
+                decode_petition(body)
+
+
+def test_a_petition_at_n_and_n_plus_1_input_files():
+    most = limits.INPUTS_MAX
+    singles = len(INPUT_FIELDS) - len(_LISTED)
+    assert most == singles + len(_LISTED) * limits.REF_IMAGES_MAX
+    digests = [f"{number:064x}" for number in range(most + 1)]
+    fields: dict[str, Any] = {"control_net": "c", "photo_maker": "p"}
+    rest = iter(digests)
+    for name in INPUT_FIELDS:
+        many = [next(rest) for _ in range(limits.REF_IMAGES_MAX)] if name in _LISTED else None
+        fields[name] = many or next(rest)
+    files = [_file(digest) for digest in digests]
+    assert decode_petition(ENCODER.encode({**plain(**fields), "inputs": files[:most]})).inputs
+    with pytest.raises(PetitionError, match="inputs"):
+        decode_petition(ENCODER.encode({**plain(**fields), "inputs": files}))
 
 
 def test_an_unknown_parameter_is_refused_by_name_and_a_missing_prompt_too():

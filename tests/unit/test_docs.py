@@ -17,7 +17,7 @@ from msgspec import inspect as facts
 
 from sdistrib import errors, limits, params
 from sdistrib.models import Catalogue, ModelFile
-from sdistrib.petitions import Petition, PetitionState
+from sdistrib.petitions import InputFile, Petition, PetitionState
 from sdistrib.protocol import engine, messages
 from tools import docs
 
@@ -135,7 +135,7 @@ CLASSES: dict[str, type[msgspec.Struct]] = {
     for cls in (
         *own_structs(messages),
         *own_structs(engine),
-        *(Petition, ModelFile, errors.ErrorInfo),
+        *(Petition, InputFile, ModelFile, errors.ErrorInfo),
     )
 }
 

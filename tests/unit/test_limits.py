@@ -20,11 +20,12 @@ from sdistrib.protocol.codec import Codec, encode, encode_petition
 from sdistrib_manager import outcome
 from sdistrib_manager.clients import Client as Connection
 from sdistrib_manager.clients import Delivery
-from sdistrib_manager.door import _accept, _no_room, make_entry
+from sdistrib_manager.door import _accept, make_entry
 from sdistrib_manager.events import StopRequested
 from sdistrib_manager.loop import Loop
 from sdistrib_manager.machine import Manager
 from sdistrib_manager.queue import Entry
+from sdistrib_manager.room import no_room
 from sdistrib_manager.rows import Clock
 from sdistrib_manager.state import Settings
 from sdistrib_manager.storage import open_memory
@@ -78,6 +79,10 @@ REGISTRY = {
     ),
     "OWNER_SHARE": (HERE, "test_one_of_several_users_at_n_and_n_plus_1"),
     "RETENTION_BYTES": (HERE, "test_seen_pictures_are_kept_up_to_n_bytes"),
+    "REF_IMAGES_MAX": (PARAMS, "test_pictures_at_n_and_n_plus_1"),
+    "INPUTS_MAX": (PARAMS, "test_a_petition_at_n_and_n_plus_1_input_files"),
+    "INPUT_BYTES_MAX": (PARAMS, "test_an_input_file_at_n_and_n_plus_1_bytes"),
+    "STAGED_BYTES_MAX": ("test_manager_inputs", "test_one_user_has_n_bytes_under_way_and_no_more"),
     "TOMBSTONE_S": (HERE, "test_ended_ids_are_remembered_for_n_seconds"),
     "TOMBSTONES_MAX": (HERE, "test_n_ended_ids_are_remembered"),
     "CLOCK_KEEP_S": (HERE, "test_the_uptime_is_kept_each_n_seconds"),
@@ -272,8 +277,8 @@ def test_the_door_at_n_and_n_plus_1_images():
     # A queue that long takes a while to fill; the door looks at the count alone.
     state = Farm().manager.state
     state.queue.open_images = limits.IMAGES_MAX - 5
-    assert _no_room(state, make_entry("e", "local", b"", "", petition(images=5))) is None
-    refusal = _no_room(state, make_entry("e", "local", b"", "", petition(images=6)))
+    assert no_room(state, make_entry("e", "local", b"", "", petition(images=5))) is None
+    refusal = no_room(state, make_entry("e", "local", b"", "", petition(images=6)))
     assert refusal is not None
     assert refusal.code == "busy"
 
@@ -285,7 +290,7 @@ def _asked_by(owner: str, number: int, images: int = 1) -> Entry:
 
 
 def _refused(farm: Farm, entry: Entry) -> str:
-    refusal = _no_room(farm.manager.state, entry)
+    refusal = no_room(farm.manager.state, entry)
     assert refusal is None or (refusal.code, refusal.retry_after_s) == ("busy", 30.0)
     return refusal.message if refusal is not None else ""
 
@@ -324,7 +329,9 @@ def test_pictures_of_one_of_several_users_at_n_and_n_plus_1_bytes():
     share.picture_bytes = int(400 * limits.OWNER_SHARE)
     assert not _refused(farm, _asked_by("ana", 1))
     share.picture_bytes += 1
-    assert "100 bytes of pictures not fetched at most" in _refused(farm, _asked_by("ana", 1))
+    assert "100 bytes of input files and of pictures not fetched at most" in _refused(
+        farm, _asked_by("ana", 1)
+    )
     assert not _refused(farm, _asked_by("bob", 1))
     # Equal pictures are kept once: the user who has all the room is held to what is kept.
     farm.manager.state.queue.share("local").picture_bytes = 401

@@ -9,15 +9,16 @@ import msgspec
 
 from sdistrib.errors import PetitionError
 from sdistrib.infotext import CHUNK_KEY, PictureFacts, parse_chunk
-from sdistrib.params import PARAMETERS
+from sdistrib.params import BY_NAME, INPUT_FIELDS, PARAMETERS
 from sdistrib.petitions import Petition
 from sdistrib_client import comparing
 from sdistrib_client.cli.display import Display
 from sdistrib_client.cli.flags import params_of, previews_of, urgency_of, variable
 from sdistrib_client.cli.formats import format_wish, is_said, is_typed
 from sdistrib_client.cli.prompts import prompts_of
-from sdistrib_client.composing import compose, edit, settle_file
+from sdistrib_client.composing import compose_wishes, edit, settle_file
 from sdistrib_client.images import Outputs
+from sdistrib_client.inputs import InputSource, read_inputs
 from sdistrib_client.pictures import Picture
 from sdistrib_client.reading import pixels_of, read_bytes, texts_of
 from sdistrib_client.recipes import Recipe, recipe_of
@@ -34,6 +35,8 @@ class Again(NamedTuple):
     petition: Petition
     #: Parameters that were typed, and stand before the picture's own.
     typed: frozenset[str]
+    #: Input files that were given again, by digest.
+    inputs: dict[str, InputSource]
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Again":
@@ -53,18 +56,22 @@ class Again(NamedTuple):
         if is_said("output") or is_typed("format"):
             typed |= format_wish(values)
         typed = {name: value for name, value in typed.items() if recipe.params.get(name) != value}
-        params = {**recipe.params, **settle_file(recipe.params, typed)}
+        read = read_inputs(typed)
+        params = {**recipe.params, **settle_file(recipe.params, read.params)}
+        _need_inputs(recipe, read.params, path)
         seed = values["seed"] if is_typed("seed") or recipe.seed is None else recipe.seed
-        petition = compose(
-            params,
-            images=values["batch_count"] if is_typed("batch_count") else 1,
-            seed=seed,
-            timeout_s=values["timeout"],
+        about = {
+            "images": values["batch_count"] if is_typed("batch_count") else 1,
+            "seed": seed,
+            "timeout_s": values["timeout"],
             **urgency_of(values),
             **previews_of(values),
-        )
+        }
+        petition = compose_wishes(params.pop("prompt", ""), {**params, **about}, read.files)
+        # The same picture given again is no change.
+        changed = {name for name, value in read.params.items() if recipe.params.get(name) != value}
         other_seed = {"seed"} if seed != recipe.seed else set()
-        return cls(path, data, recipe, petition, frozenset(typed) | other_seed)
+        return cls(path, data, recipe, petition, frozenset(changed) | other_seed, read.sources)
 
     @property
     def output(self) -> str:
@@ -123,3 +130,16 @@ class Again(NamedTuple):
         # Without metadata the result itself names the fingerprint.
         engine = msgspec.structs.replace(before.engine, fingerprint=picture.fingerprint)
         return list(comparing.engines(before.engine, engine))
+
+
+def _need_inputs(recipe: Recipe, typed: Mapping[str, Any], path: Path) -> None:
+    """A picture holds the digests of the files that it was made from, and not these files.
+
+    Raises:
+        PetitionError: `invalid_params`: they are to be given again.
+    """
+    lost = [name for name in INPUT_FIELDS if recipe.params.get(name) and name not in typed]
+    if lost:
+        flags = ", ".join(BY_NAME[name].spec.flags[0] for name in lost)
+        text = f"{path.name} was made from other files, which are not in it; give again: {flags}."
+        raise PetitionError.of("invalid_params", text, field=lost[0])

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
-from sdistrib_client.cli.display import Lines, doing, duration, waiting
+from sdistrib_client.cli.display import Lines, doing, duration, sent, waiting
 from sdistrib_client.cli.report import clean
 
 
@@ -34,6 +34,10 @@ class Bar(Lines):
         self._bars.start()
         self._whole = self._bars.add_task("connecting", total=petition.images, note="")
         self._bars.refresh()
+
+    def sending(self, sent_bytes: int, total_bytes: int) -> None:
+        """Show how much is sent."""
+        self._show(0, sent(sent_bytes, total_bytes), "")
 
     def accepted(self, accepted: wire.Accepted) -> None:
         """Show the place in the queue."""

@@ -13,6 +13,8 @@ from sdistrib_client.cli.report import clean, explain, explain_error
 from sdistrib_client.effects import Ending
 from sdistrib_client.pictures import Picture, Preview
 
+#: Input files of fewer bytes are sent before anybody could read of it.
+_SENDING_BYTES_MIN = 2_000_000
 #: Of a petition with hundreds of failed pictures, this many are told in full.
 _FAILURES_SHOWN = 4
 
@@ -22,6 +24,9 @@ class Display(Protocol):
 
     def submitted(self, petition_id: str, petition: Petition) -> None:
         """It is on its way."""
+
+    def sending(self, sent_bytes: int, total_bytes: int) -> None:
+        """So much of its input files is with the manager."""
 
     def accepted(self, accepted: wire.Accepted) -> None:
         """The manager keeps it."""
@@ -57,11 +62,22 @@ class Lines:
         self._stream = stream or sys.stderr
         self._last = ""
         self._previewed = False
+        #: Tenths of the input files that were told to be sent.
+        self._tenth = -1
 
     def submitted(self, petition_id: str, petition: Petition) -> None:
         """Say which petition it is, with -v."""
         if self.verbose:
             self.line(f"petition {petition_id}: {petition.images} pictures from {petition.seed}")
+
+    def sending(self, sent_bytes: int, total_bytes: int) -> None:
+        """Say how much is sent, now and then; what is sent at once needs no words."""
+        if total_bytes < _SENDING_BYTES_MIN:
+            return
+        tenth = sent_bytes * 10 // total_bytes
+        if tenth != self._tenth:
+            self._tenth = tenth
+            self._change(sent(sent_bytes, total_bytes))
 
     def accepted(self, accepted: wire.Accepted) -> None:
         """Say where in the queue it stands; with -v, that it is kept under its id."""
@@ -139,6 +155,9 @@ class Lines:
 class Quiet(Lines):
     """Only pictures and errors."""
 
+    def sending(self, sent_bytes: int, total_bytes: int) -> None:
+        """Not shown."""
+
     def accepted(self, accepted: wire.Accepted) -> None:
         """Not shown."""
 
@@ -147,6 +166,11 @@ class Quiet(Lines):
 
     def preview(self, preview: Preview, path: Path) -> None:
         """Not shown."""
+
+
+def sent(sent_bytes: int, total_bytes: int) -> str:
+    """How much of the input files is sent."""
+    return f"sending {sent_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB"
 
 
 def waiting(ahead: int, reason: str) -> str:

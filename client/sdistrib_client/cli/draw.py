@@ -30,12 +30,12 @@ from sdistrib_client.cli.formats import format_wish, outputs_of
 from sdistrib_client.cli.previews import previews_to, watcher
 from sdistrib_client.cli.prompts import prompts_of
 from sdistrib_client.cli.report import status_of, status_of_error
-from sdistrib_client.composing import compose
+from sdistrib_client.composing import prepare
 from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError, Unreachable
 from sdistrib_client.images import Outputs
+from sdistrib_client.inputs import InputSource
 from sdistrib_client.pictures import Picture
-from sdistrib_client.preview_file import PreviewFile
 from sdistrib_client.sync import Client, Drawing
 
 #: What the extra `client` brings; drawing wants both, on a terminal or not, so that the same
@@ -51,7 +51,7 @@ def run(host: str, values: Mapping[str, Any]) -> int:
         SdistribError: the parameters are wrong, or an extra is missing.
     """
     again = Again.of(values) if values["from_picture"] is not None else None
-    petition = again.petition if again is not None else _petition(values)
+    petition, inputs = (again.petition, again.inputs) if again is not None else _petition(values)
     outputs = None
     if values["detach"]:
         forbid_output()
@@ -68,9 +68,16 @@ def run(host: str, values: Mapping[str, Any]) -> int:
         if values["dry_run"]:
             return dry_run(client, wanted, display)
         if outputs is None:
-            return _detach(client, wanted, display)
-        compare = again.compare if again is not None else None
-        return _draw(client, wanted, outputs, previews, display, compare)
+            return _detach(client, wanted, inputs, display)
+        drawing = client.draw(
+            wanted,
+            inputs=inputs,
+            on_accepted=display.accepted,
+            on_progress=display.progress,
+            on_sending=display.sending,
+            on_preview=watcher(previews, display),
+        )
+        return receive(drawing, outputs, display, again.compare if again is not None else None)
 
     return connected(host, values, work)
 
@@ -132,15 +139,16 @@ def forbid_output() -> None:
             )
 
 
-def _petition(values: Mapping[str, Any]) -> Petition:
-    return compose(
-        {**params_of(values), **prompts_of(values), **format_wish(values)},
-        images=values["batch_count"],
-        seed=values["seed"],
-        timeout_s=values["timeout"],
+def _petition(values: Mapping[str, Any]) -> tuple[Petition, dict[str, InputSource]]:
+    about = {
+        "images": values["batch_count"],
+        "seed": values["seed"],
+        "timeout_s": values["timeout"],
         **urgency_of(values),
         **previews_of(values),
-    )
+    }
+    params = {**params_of(values), **prompts_of(values), **format_wish(values)}
+    return prepare(params.pop("prompt") or "", {**params, **about})
 
 
 def _display(values: Mapping[str, Any]) -> Display:
@@ -158,8 +166,16 @@ def _display(values: Mapping[str, Any]) -> Display:
     return Lines(verbose=verbose, color=color)
 
 
-def _detach(client: Client, petition: Petition, display: Display) -> int:
-    drawing = client.draw(petition, detach=True, on_accepted=display.accepted)
+def _detach(
+    client: Client, petition: Petition, inputs: Mapping[str, InputSource], display: Display
+) -> int:
+    drawing = client.draw(
+        petition,
+        inputs=inputs,
+        detach=True,
+        on_accepted=display.accepted,
+        on_sending=display.sending,
+    )
     return keep(drawing, display)
 
 
@@ -177,23 +193,6 @@ def keep(drawing: Drawing, display: Display) -> int:
 
 #: Says more about a picture once it is written.
 OnPicture = Callable[[Picture, Display], None]
-
-
-def _draw(
-    client: Client,
-    petition: Petition,
-    outputs: Outputs,
-    previews: PreviewFile | None,
-    display: Display,
-    on_picture: OnPicture | None,
-) -> int:
-    drawing = client.draw(
-        petition,
-        on_accepted=display.accepted,
-        on_progress=display.progress,
-        on_preview=watcher(previews, display),
-    )
-    return receive(drawing, outputs, display, on_picture)
 
 
 def receive(

@@ -2,6 +2,7 @@
 
 Every object has `event`, and `id` (the petition's) once there is one. The keys are stable:
 
+    sending    sent_bytes, total_bytes (of the input files that the manager asked for)
     accepted   state, seed, images, ahead, reason
     progress   state, done, images, ahead, reason, eta_s,
                running: [{index, worker, phase, step, steps, step_s}]
@@ -47,6 +48,10 @@ class JsonLines:
     def submitted(self, petition_id: str, petition: Petition) -> None:
         """Remember what the later events carry."""
         self._id, self._seed, self._images = petition_id, petition.seed, petition.images
+
+    def sending(self, sent_bytes: int, total_bytes: int) -> None:
+        """`sending`."""
+        self._write("sending", sent_bytes=sent_bytes, total_bytes=total_bytes)
 
     def accepted(self, accepted: wire.Accepted) -> None:
         """`accepted`."""

@@ -1,15 +1,17 @@
 """The drawing flags: made from the parameter table, plus those of the petition and the output."""
 
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, get_args
 
 import click
 from msgspec import Meta
 
 from sdistrib import limits
-from sdistrib.params import PARAMETERS, Parameter
+from sdistrib.params import BY_NAME, INPUT_FIELDS, PARAMETERS, Parameter
 from sdistrib.petitions import OnOom, PreviewMode, Priority
-from sdistrib_client.cli.values import MODE, Number, Pair, Word, type_of
+from sdistrib_client.cli.values import IMG2IMG, OLD_MODES, Number, Pair, Word, type_of
 
 #: Default seed, as sd-cli's.
 SEED = 42
@@ -40,10 +42,16 @@ def parameter_flags() -> Iterator[Flag]:
                 declarations,
                 _section(row),
                 type=type_of(row),
+                multiple=_is_repeated(row),
                 default=None,
                 metavar=row.spec.metavar or None,
                 help=_help(row),
             )
+
+
+def _is_repeated(row: Parameter) -> bool:
+    """The flag is given once for each of several files."""
+    return row.spec.input and row.type is not str and row.spec.metavar == "FILE"
 
 
 def variable(row: Parameter) -> str:
@@ -52,12 +60,39 @@ def variable(row: Parameter) -> str:
 
 
 def params_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `Params` that the flags set."""
+    """The fields of `Params` that the flags set.
+
+    Raises:
+        click.UsageError: they do not fit together.
+    """
     given = {row.name: values[variable(row)] for row in PARAMETERS}
+    _name_inputs(given)
+    if given["mode"] == IMG2IMG and not given["init_image"]:
+        raise click.UsageError("-M img2img needs a picture to start from; give it with -i FILE.")
+    if given["mode"] in OLD_MODES:
+        given["mode"] = "img_gen"
     for row in PARAMETERS:
         if row.spec.negated and given[row.name] is not None:
             given[row.name] = not given[row.name]
     return given
+
+
+def _name_inputs(given: dict[str, Any]) -> None:
+    """Paths of input files; `-` is what comes in on standard input, once."""
+    taken = ""
+    for name in INPUT_FIELDS:
+        value = given[name]
+        if value == ():
+            given[name] = None
+        many = value if isinstance(value, tuple) else (value,)
+        for _ in [one for one in many if one == Path("-")]:
+            if taken:
+                flag = BY_NAME[name].spec.flags[0]
+                raise click.UsageError(f"{taken} and {flag} both read standard input; choose one.")
+            taken = BY_NAME[name].spec.flags[0]
+            data = sys.stdin.buffer.read(limits.INPUT_BYTES_MAX + 1)
+            read = tuple(data if one == Path("-") else one for one in many)
+            given[name] = read if isinstance(value, tuple) else data
 
 
 def _section(row: Parameter) -> str:
@@ -124,9 +159,6 @@ def other_flags() -> Iterator[Flag]:
     yield from preview_flags()
     yield detach_flag()
     yield dry_run_flag()
-    yield Flag(
-        ["-M", "--mode"], PETITION, type=MODE, default="img_gen", help="Only img_gen. [img_gen]"
-    )
     yield from output_flags()
     yield from connection_flags()
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
+from sdistrib_client.callbacks import OnPreview
 from sdistrib_client.cli.display import Display
 from sdistrib_client.errors import OutputError
 from sdistrib_client.images import Outputs
 from sdistrib_client.pictures import Preview
 from sdistrib_client.preview_file import PreviewFile
-from sdistrib_client.sync import OnPreview
 
 
 def previews_to(values: Mapping[str, Any], outputs: Outputs) -> PreviewFile:

@@ -5,10 +5,7 @@ ignored: a picture drawn without a wish that was uttered is a wrong picture.
 """
 
 _NEWER = "needs an engine newer than 0.4.7, which does not have it"
-_INPUT = "input pictures are not supported by this version of sdistrib yet"
 _VIDEO = "video is not supported by this version of sdistrib yet"
-_CONTROL = "ControlNet needs an input picture; those are not supported by this version yet"
-_PHOTOMAKER = "PhotoMaker needs input pictures; those are not supported by this version yet"
 _WORKER = "devices belong to the worker; give them to sdistrib-worker on that machine"
 _MODES = "this client only draws; use sd-cli for its other modes"
 _GONE = "sd-cli itself dropped it"
@@ -20,8 +17,7 @@ REFUSED: dict[str, str] = {
     "--embeddings-connectors": _VIDEO,
     "--vae-format": _NEWER,
     "--audio-vae": _VIDEO,
-    "--control-net": _CONTROL,
-    "--ip-adapter": f"{_NEWER}; also {_INPUT}",
+    "--ip-adapter": _NEWER,
     "--motion-module": _VIDEO,
     "--embd-dir": (
         "embeddings are looked up in each worker's embeddings folder; name one with --embedding"
@@ -32,8 +28,7 @@ REFUSED: dict[str, str] = {
         "needs an engine newer than 0.4.7; use --chroma-disable-dit-mask,"
         " --chroma-enable-t5-mask, --chroma-t5-mask-pad or --qwen-image-zero-cond-t"
     ),
-    "--photo-maker": _PHOTOMAKER,
-    "--pulid-weights": f"{_NEWER}; also {_INPUT}",
+    "--pulid-weights": _NEWER,
     "--backend": _WORKER,
     "--params-backend": _WORKER,
     "--split-mode": _WORKER,
@@ -47,19 +42,13 @@ REFUSED: dict[str, str] = {
     "--ad-prompt": f"ADetailer {_NEWER}",
     "--ad-negative-prompt": f"ADetailer {_NEWER}",
     "--extra-ad-args": f"ADetailer {_NEWER}",
-    "--init-img": _INPUT,
-    "-i": _INPUT,
     "--end-img": _VIDEO,
-    "--mask": _INPUT,
-    "--control-image": _CONTROL,
-    "--ip-adapter-image": f"{_NEWER}; also {_INPUT}",
+    "--ip-adapter-image": _NEWER,
     "--control-video": _VIDEO,
-    "--pm-id-images-dir": _PHOTOMAKER,
-    "--pm-id-embed-path": _PHOTOMAKER,
-    "--pulid-id-embedding": f"{_NEWER}; also {_INPUT}",
+    "--pulid-id-embedding": _NEWER,
     "--extra-sample-args": _NEWER,
     "--extra-tiling-args": _NEWER,
-    "--ref-image-args": f"{_NEWER}; also {_INPUT}",
+    "--ref-image-args": _NEWER,
     "--high-noise-steps": _VIDEO,
     "--qwen-image-layers": _NEWER,
     "--video-frames": _VIDEO,
@@ -73,19 +62,12 @@ REFUSED: dict[str, str] = {
     "--high-noise-eta": _VIDEO,
     "--high-noise-sampling-method": _VIDEO,
     "--high-noise-skip-layers": _VIDEO,
-    "--strength": _INPUT,
-    "--pm-style-strength": _PHOTOMAKER,
-    "--pulid-id-weight": f"{_NEWER}; also {_INPUT}",
-    "--control-strength": _CONTROL,
-    "--ip-adapter-strength": f"{_NEWER}; also {_INPUT}",
+    "--pulid-id-weight": _NEWER,
+    "--ip-adapter-strength": _NEWER,
     "--moe-boundary": _VIDEO,
     "--vace-strength": _VIDEO,
-    "--increase-ref-index": _INPUT,
-    "--disable-auto-resize-ref-image": _INPUT,
     "--temporal-tiling": _VIDEO,
     "--hires-sigmas": _NEWER,
-    "--ref-image": _INPUT,
-    "-r": _INPUT,
     "--ref-video": _VIDEO,
     "--ref-video-audio": _VIDEO,
     "--ref-audio": _VIDEO,
@@ -98,21 +80,18 @@ REFUSED: dict[str, str] = {
     "--convert-name": _MODES,
     "--imat-out": _MODES,
     "--imat-in": _MODES,
-    "--canny": _CONTROL,
     # The C++ client's own.
-    "--normalize-input": f"{_PHOTOMAKER}; {_GONE}",
-    "--stacked-id-embd-dir": f"{_PHOTOMAKER}; {_GONE} for --photo-maker",
-    "--input-id-images-dir": f"{_PHOTOMAKER}; {_GONE} for --pm-id-images-dir",
-    "--style-ratio": f"{_PHOTOMAKER}; {_GONE} for --pm-style-strength",
+    "--normalize-input": _GONE,
+    "--stacked-id-embd-dir": f"{_GONE} for --photo-maker",
+    "--input-id-images-dir": f"{_GONE} for --pm-id-images-dir",
+    "--style-ratio": f"{_GONE} for --pm-style-strength",
 }
 
 #: Modes of sd-cli other than drawing, with the reason.
 REFUSED_MODES: dict[str, str] = {
     "adetailer": f"ADetailer {_NEWER}",
     "vid_gen": _VIDEO,
-    "img2img": _INPUT,
     "img2vid": _VIDEO,
-    "upscale": "upscaling a file is not supported yet; --upscale-model enlarges what is drawn",
     "convert": _MODES,
     "metadata": _MODES,
 }

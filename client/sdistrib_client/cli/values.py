@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     _Type = click.ParamType[Any]
 else:
     _Type = click.ParamType
+
+
+#: sd-cli's older words for drawing: from a prompt alone, and from a picture too.
+IMG2IMG = "img2img"
+OLD_MODES = ("txt2img", IMG2IMG)
 
 
 class Number(_Type):
@@ -168,9 +174,11 @@ _NAMED = {"sampling_method": "read_sampler", "scheduler": "read_scheduler"}
 
 def type_of(row: Parameter) -> _Type:
     """The reader of one parameter's values."""
+    if row.spec.input:
+        # What is wrong with a file, whoever reads it says.
+        return click.Path(path_type=Path, allow_dash=True)
     if row.choices:
-        function = _NAMED.get(row.name)
-        return Named(row.choices, function) if function else Word(row.choices)
+        return _word(row)
     if get_origin(row.type) is tuple:
         elements = [part for part in get_args(row.type) if part is not ...]
         number = _number(elements[0], ())
@@ -182,6 +190,13 @@ def type_of(row: Parameter) -> _Type:
         return _Text()
     kind = Threads if row.name == "threads" else Number
     return _number(row.type, row.bounds, kind)
+
+
+def _word(row: Parameter) -> Word:
+    if row.name == "mode":
+        return Word((*row.choices, *OLD_MODES), REFUSED_MODES)
+    function = _NAMED.get(row.name)
+    return Named(row.choices, function) if function else Word(row.choices)
 
 
 class _Text(_Type):
@@ -198,7 +213,3 @@ def _number(hint: Any, bounds: Sequence[msgspec.Meta], kind: type[Number] = Numb
         metas += getattr(hint, "__metadata__", ())
         hint = next(part for part in get_args(hint) if part is not type(None))
     return kind(hint, metas)
-
-
-#: What -M takes: sd-cli's word for drawing, and its older one.
-MODE = Word(("img_gen", "txt2img"), REFUSED_MODES)

@@ -91,6 +91,7 @@ def retry(host: str, values: Values) -> int:
             on_accepted=display.accepted,
             on_progress=display.progress,
             on_preview=None if outputs is None else watcher(previews_to(values, outputs), display),
+            on_sending=display.sending,
             **changes,
         )
         return keep(drawing, display) if outputs is None else receive(drawing, outputs, display)

@@ -36,7 +36,7 @@ class Store(Protocol):
         ...
 
     def used_blobs(self) -> set[str]:
-        """Digests of the pictures that are still to be kept.
+        """Digests of the pictures and input files that are still to be kept.
 
         Raises:
             StoreError: they cannot be read.

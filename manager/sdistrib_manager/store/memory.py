@@ -20,6 +20,7 @@ class MemoryStore:
         self._costs: dict[tuple[str, str], rows.CostRow] = {}
         self._ceilings: dict[str, rows.CeilingsRow] = {}
         self._pins: dict[str, rows.PinRow] = {}
+        self._inputs: dict[str, dict[str, rows.InputRow]] = {}
         self._uptime_s = 0.0
 
     def commit(self, changes: Sequence[rows.Row]) -> None:
@@ -56,7 +57,7 @@ class MemoryStore:
                 self._images[change.id] = {}
             case rows.ImageRow():
                 self._images[change.id][change.index] = change
-            case rows.PetitionBodyRow() | rows.PetitionStateRow() | rows.PinRow():
+            case rows.PetitionBodyRow() | rows.PetitionStateRow() | rows.PinRow() | rows.InputRow():
                 if change.id in self._petitions:
                     self._keep_of_petition(change)
             case rows.Tombstone():
@@ -73,7 +74,8 @@ class MemoryStore:
                 self._forget(change)
 
     def _keep_of_petition(
-        self, change: rows.PetitionBodyRow | rows.PetitionStateRow | rows.PinRow
+        self,
+        change: rows.PetitionBodyRow | rows.PetitionStateRow | rows.PinRow | rows.InputRow,
     ) -> None:
         match change:
             case rows.PetitionBodyRow():
@@ -83,14 +85,22 @@ class MemoryStore:
                 self._states[change.id] = change
             case rows.PinRow():
                 self._pins[change.id] = change
+            case rows.InputRow():
+                self._inputs.setdefault(change.id, {})[change.digest] = change
 
     def _forget(
         self,
-        change: rows.Forget | rows.ForgetTombstone | rows.ForgetWorker | rows.ForgetCost,
+        change: rows.Forget
+        | rows.ForgetTombstone
+        | rows.ForgetWorker
+        | rows.ForgetCost
+        | rows.ForgetInput,
     ) -> None:
         match change:
             case rows.Forget(petition_id):
-                for table in (self._petitions, self._states, self._images, self._pins):
+                for table in (
+                    self._petitions, self._states, self._images, self._pins, self._inputs,
+                ):  # fmt: skip
                     table.pop(petition_id, None)
             case rows.ForgetTombstone(petition_id):
                 self._tombstones.pop(petition_id, None)
@@ -98,6 +108,8 @@ class MemoryStore:
                 self._workers.pop(name, None)
             case rows.ForgetCost(worker, context):
                 self._costs.pop((worker, context), None)
+            case rows.ForgetInput(petition_id, digest):
+                self._inputs.get(petition_id, {}).pop(digest, None)
 
     def load(self) -> rows.Snapshot:
         """Everything that is kept."""
@@ -115,6 +127,9 @@ class MemoryStore:
             costs=[row for _, row in sorted(self._costs.items())],
             ceilings=[row for _, row in sorted(self._ceilings.items()) if row.ceilings],
             pins=[row for _, row in sorted(self._pins.items())],
+            inputs=[
+                row for _, files in sorted(self._inputs.items()) for _, row in sorted(files.items())
+            ],
             uptime_s=self._uptime_s,
         )
 
@@ -122,9 +137,10 @@ class MemoryStore:
         """Memory always works."""
 
     def used_blobs(self) -> set[str]:
-        """Digests of the pictures that are still to be kept."""
+        """Digests of the pictures and input files that are still to be kept."""
         images = (image for table in self._images.values() for image in table.values())
-        return {image.result.digest for image in images if image.result and image.kept}
+        pictures = {image.result.digest for image in images if image.result and image.kept}
+        return pictures.union(*self._inputs.values())
 
     def checkpoint(self) -> None:
         """What is forgotten is gone."""

@@ -162,13 +162,15 @@ class SqliteStore:
             raise StoreError(f"cannot read {self._path}: {error}") from None
 
     def used_blobs(self) -> set[str]:
-        """Digests of all pictures that a row names.
+        """Digests of all pictures and input files that a row names.
 
         Raises:
             StoreError: they cannot be read.
         """
         try:
-            found = self._connection().execute("SELECT blob FROM image WHERE blob IS NOT NULL")
+            found = self._connection().execute(
+                "SELECT blob FROM image WHERE blob IS NOT NULL UNION SELECT blob FROM input"
+            )
             return {digest for (digest,) in found}
         except sqlite3.Error as error:
             self.close()
@@ -262,10 +264,12 @@ def _small_statement(
     | rows.CostRow
     | rows.CeilingsRow
     | rows.PinRow
+    | rows.InputRow
     | rows.Forget
     | rows.ForgetTombstone
     | rows.ForgetWorker
     | rows.ForgetCost
+    | rows.ForgetInput
     | rows.Clock,
 ) -> tuple[str, tuple[Any, ...]]:
     match change:
@@ -287,6 +291,11 @@ def _small_statement(
                 "INSERT OR REPLACE INTO pin SELECT id, ? FROM petition WHERE id = ?",
                 (_ENCODER.encode(change), change.id),
             )
+        case rows.InputRow():
+            return (
+                "INSERT OR REPLACE INTO input SELECT id, ?, ? FROM petition WHERE id = ?",
+                (change.digest, change.size_bytes, change.id),
+            )
         case rows.Clock(uptime_s):
             return "UPDATE clock SET uptime_s = ?", (uptime_s,)
         case _:
@@ -301,7 +310,11 @@ def _ceilings(change: rows.CeilingsRow) -> tuple[str, tuple[Any, ...]]:
 
 
 def _deletion(
-    change: rows.Forget | rows.ForgetTombstone | rows.ForgetWorker | rows.ForgetCost,
+    change: rows.Forget
+    | rows.ForgetTombstone
+    | rows.ForgetWorker
+    | rows.ForgetCost
+    | rows.ForgetInput,
 ) -> tuple[str, tuple[Any, ...]]:
     match change:
         case rows.Forget(petition_id):
@@ -312,6 +325,8 @@ def _deletion(
             return "DELETE FROM worker WHERE name = ?", (name,)
         case rows.ForgetCost(worker, context):
             return "DELETE FROM cost WHERE worker = ? AND context = ?", (worker, context)
+        case rows.ForgetInput(petition_id, digest):
+            return "DELETE FROM input WHERE petition = ? AND blob = ?", (petition_id, digest)
 
 
 def _load(db: sqlite3.Connection) -> rows.Snapshot:
@@ -346,5 +361,7 @@ def _load(db: sqlite3.Connection) -> rows.Snapshot:
     ceilings = every("record", "ceiling", "worker")
     snapshot.ceilings = [_CEILINGS.decode(record) for (record,) in ceilings]
     snapshot.pins = [_PIN.decode(record) for (record,) in every("record", "pin", "petition")]
+    inputs = every("petition, blob, size_bytes", "input", "petition, blob")
+    snapshot.inputs = [rows.InputRow(*columns) for columns in inputs]
     (snapshot.uptime_s,) = db.execute("SELECT uptime_s FROM clock").fetchone()
     return snapshot

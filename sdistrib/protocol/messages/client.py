@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sdistrib import limits
 from sdistrib.errors import ErrorInfo
 from sdistrib.models import ModelFile
 from sdistrib.petitions import PetitionId, PetitionState, Priority
@@ -13,6 +14,7 @@ from sdistrib.protocol.messages.shared import (
     Attempt,
     Count,
     Declared,
+    Digest,
     EngineFacts,
     Identify,
     IdOrAll,
@@ -149,6 +151,16 @@ class Accepted(Message, frozen=True, kw_only=True):
     ahead: Count = 0
     #: Why nothing runs yet, for example "no worker is connected".
     reason: Text = ""
+
+
+class Need(Message, frozen=True, kw_only=True):
+    """The petition is kept once these input files are here: send each as `Chunk`s from its start.
+
+    Answers `Submit` and `Retry`. Files that this owner has sent or received before are not named.
+    """
+
+    id: PetitionId
+    digests: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=limits.INPUTS_MAX)]
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -380,6 +392,6 @@ CLIENT_TO_MANAGER: tuple[type[Message], ...] = (
     Control,
 )
 MANAGER_TO_CLIENT: tuple[type[Message], ...] = (
-    *BOTH, Identify, Welcome, Accepted, Refused, Progress, Preview, Result, Finished, Cancelled,
-    Purged, Answer, Planned, Controlled,
+    *BOTH, Identify, Welcome, Accepted, Need, Refused, Progress, Preview, Result, Finished,
+    Cancelled, Purged, Answer, Planned, Controlled,
 )  # fmt: skip

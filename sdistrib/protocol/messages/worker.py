@@ -11,6 +11,7 @@ from sdistrib.protocol.messages.shared import (
     Attempt,
     Count,
     Declared,
+    Digest,
     EngineFacts,
     Identify,
     Message,
@@ -20,6 +21,7 @@ from sdistrib.protocol.messages.shared import (
     PreviewSeen,
     Result,
     Seconds,
+    Size,
     StandingState,
     Text,
     Welcome,
@@ -93,6 +95,17 @@ class TooLate(Message, frozen=True, kw_only=True):
     attempt: Attempt
 
 
+class Fetch(Message, frozen=True, kw_only=True):
+    """Send this input file of a petition that was granted here, as `Chunk`s from `offset` on.
+
+    Pieces are acknowledged with `ChunkSeen`. Said again, it moves the offset. A manager that cannot
+    read the file ends the petition and says `Abandon`.
+    """
+
+    digest: Digest
+    offset: Size = 0
+
+
 class EngineState(Message, frozen=True, kw_only=True):
     """What the engine holds now."""
 
@@ -154,6 +167,12 @@ class Steer(Message, frozen=True, kw_only=True):
     by: Name = ""
 
 
+class Forget(Message, frozen=True, kw_only=True):
+    """Input files that no petition names any more: drop them from the cache."""
+
+    digests: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=256)]
+
+
 class ResultRecorded(Message, frozen=True, kw_only=True):
     """The result is kept; the worker may forget it."""
 
@@ -169,9 +188,9 @@ class ResultRefused(Message, frozen=True, kw_only=True):
 
 WORKER_TO_MANAGER: tuple[type[Message], ...] = (
     *BOTH, WorkerHello, Inventory, Started, Step, Preview, Result, Failed, Revoked, TooLate,
-    EngineState, Standing, Steered,
+    Fetch, EngineState, Standing, Steered,
 )  # fmt: skip
 MANAGER_TO_WORKER: tuple[type[Message], ...] = (
     *BOTH, Identify, Welcome, Grant, Revoke, Abandon, ResultRecorded, ResultRefused, Steer,
-    PreviewSeen,
+    PreviewSeen, Forget,
 )  # fmt: skip
