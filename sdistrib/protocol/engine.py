@@ -49,6 +49,9 @@ class Draw(EngineFrame, frozen=True, kw_only=True):
     inputs: dict[str, str] = {}
     #: CPU threads that the worker's policy gives; the petition's own wish is in `params`.
     threads: int = 0
+    #: Pixels that the worker's owner allows; 0 is no limit. An input picture's are known only to
+    #: the child.
+    max_pixels: int = 0
 
 
 class Unload(EngineFrame, frozen=True, kw_only=True):

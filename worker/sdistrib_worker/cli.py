@@ -18,6 +18,7 @@ from sdistrib.protocol.messages import Declared
 from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_context
 from sdistrib.version import VERSION
 from sdistrib_worker.allowed import is_model, parse_pixels
+from sdistrib_worker.cache import InputCache, default_cache_dir
 from sdistrib_worker.digests import DigestCache, default_cache_file
 from sdistrib_worker.engine.device import device_environment
 from sdistrib_worker.hours import Hours, parse_hours
@@ -57,6 +58,8 @@ class Options(NamedTuple):
     unload_after_min: float = 0.0
     #: No grants while another process uses the device.
     yield_when_busy: bool = False
+    #: Where input files are kept; None is the user's cache folder.
+    cache: Path | None = None
 
 
 @click.command(
@@ -130,6 +133,14 @@ class Options(NamedTuple):
     help="Give the device's memory back after so long without work.  [default: never]",
 )
 @click.option(
+    "--cache",
+    default=None,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep the clients' input pictures here, up to 2 GiB, those used last; several workers may"
+    " share it.  [default: inputs in the user's cache folder]",
+)
+@click.option(
     "--insecure-lan",
     is_flag=True,
     help="Dial a manager on another machine without keys or encryption: prompts and pictures can"
@@ -154,6 +165,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     hours: tuple[str, ...],
     yield_when_busy: bool,
     unload_after: float,
+    cache: Path | None,
     insecure_lan: bool,
     verbose: bool,
     log_json: bool,
@@ -181,6 +193,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
             hours=parse_hours(hours) if hours else None,
             unload_after_min=unload_after,
             yield_when_busy=yield_when_busy,
+            cache=cache,
         )
         status = run(options, engine or engine_command)
     except ConfigError as error:
@@ -239,15 +252,17 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
     )
     with zmq_context() as context:
         # The loop exists before the librarian's thread, and its `publish` with it.
-        cache = DigestCache(default_cache_file())
-        librarian = Librarian(options.models_dir, cache, options.models)
+        digests = DigestCache(default_cache_file())
+        librarian = Librarian(options.models_dir, digests, options.models)
         if not librarian.first_files:
             _LOG.warning(empty_warning(options.models_dir))
         elif options.models and not any(map(is_model, librarian.first_files)):
             _LOG.warning("No model in %s is allowed by --models.", options.models_dir)
         worker = Worker(settings, librarian.first_files)
         dealer = Dealer(context, options.address)
-        loop = Loop(worker, dealer, engine(options.device), environment, options.hours)
+        cache = InputCache((options.cache or default_cache_dir()).absolute())
+        command = engine(options.device)
+        loop = Loop(worker, dealer, command, environment, cache, options.hours)
         loop.stop_on(signal.SIGTERM, signal.SIGINT)
         librarian.begin(loop.publish)
         try:

@@ -91,7 +91,8 @@ class EngineLink:
                 yield events.EngineSpoke(frame)
 
     def _ask(self, draw: Draw) -> events.FileVanished | None:
-        for path in (*draw.files.values(), *(lora.path for lora in draw.loras)):
+        loras = (lora.path for lora in draw.loras)
+        for path in (*draw.files.values(), *loras, *draw.inputs.values()):
             if not Path(path).is_file():
                 return events.FileVanished(draw.ticket, path)
         try:

@@ -12,6 +12,7 @@ from sdistrib.protocol.messages import MANAGER_TO_WORKER
 from sdistrib.transport import Dealer, Watch
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
+from sdistrib_worker.cache import InputCache, InputKeeper
 from sdistrib_worker.encoder import Encoder
 from sdistrib_worker.hours import Hours
 from sdistrib_worker.link import EngineLink
@@ -37,6 +38,7 @@ class Loop:
         dealer: the connection to the manager; closed at the end.
         command: of the engine child, see `supervisor.EngineChild`.
         environment: variables for the engine child.
+        cache: where input files are kept; used by nobody else in this process.
         hours: when the worker may work; None is always.
     """
 
@@ -46,6 +48,7 @@ class Loop:
         dealer: Dealer,
         command: Sequence[str],
         environment: Mapping[str, str],
+        cache: InputCache,
         hours: Hours | None = None,
     ) -> None:
         self._worker = worker
@@ -59,6 +62,7 @@ class Loop:
         self._engine = EngineLink(command, environment, self._watch)
         self._watch.add(self._mailbox.fileno())
         self._encoder = Encoder(self._mailbox.put)
+        self._keeper = InputKeeper(cache, self._mailbox.put)
         self._lookout = Lookout(self._mailbox.put, environment, hours)
 
     def publish(self, files: tuple[StoredFile, ...]) -> None:
@@ -130,6 +134,8 @@ class Loop:
                     self._mailbox.put(events.SendFailed(message))
             case fx.EncodePicture():
                 self._encoder.order(effect)
+            case fx.OpenInput() | fx.WriteInput() | fx.CloseInput() | fx.ForgetInputs():
+                self._keeper.order(effect)
             case fx.WatchDevice(facts):
                 self._lookout.watch(facts)
             case fx.Log(level, text):
@@ -148,5 +154,6 @@ class Loop:
         self._dealer.close(linger_s=1.0)
         self._engine.stop()
         self._encoder.stop()
+        self._keeper.stop()
         self._lookout.stop()
         self._mailbox.close()
