@@ -98,6 +98,8 @@ def request(
     seed: int = 3,
     files: Mapping[str, str] | None = None,
     loras: Sequence[tuple[str, float]] = (),
+    inputs: Mapping[str, str] | None = None,
+    max_pixels: int = 0,
     **wishes: Any,
 ) -> Draw:
     """A small image of the tiny model; `files` are named below `models`."""
@@ -113,6 +115,8 @@ def request(
         seed=seed,
         files={name: str(models / place) for name, place in places.items()},
         loras=tuple(LoraFile(str(models / "lora" / name), weight) for name, weight in loras),
+        inputs=dict(inputs or {}),
+        max_pixels=max_pixels,
     )
 
 

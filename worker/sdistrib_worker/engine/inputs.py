@@ -72,24 +72,20 @@ def read_picture(
 
 
 def check_reference(row: Parameter, size: tuple[int, int], params: Params) -> None:
-    """Refuse a reference picture that the engine would make nothing of.
+    """Refuse a reference picture that the engine would resize to nothing, and die of it.
 
-    Source: `prepare_image_generation_latents`, which asserts where this refuses.
+    Source: `prepare_image_generation_latents`.
 
     Raises:
         RefusalError: `invalid_params`.
     """
+    if not params.auto_resize_ref_image:
+        return
     width, height = size
-    if params.auto_resize_ref_image:
-        pixels = min(1024 * 1024, params.width * params.height)
-        wide = math.sqrt(pixels * width // height)
-        # 32 is the coarsest grid that any model has; half of it is rounded up.
-        if min(wide, wide * height / width) < 16:
-            raise _refusal(row, f"of {width}x{height} is too narrow for this size of picture")
-    elif width % 8 or height % 8:
-        raise _refusal(
-            row, f"of {width}x{height} cannot stay as it is: sides must be multiples of 8"
-        )
+    wide = math.sqrt(min(1024 * 1024, params.width * params.height) * width // height)
+    # Rounded to the coarsest grid that any model has, 32, less than half of it is nothing.
+    if min(wide, wide * height / width) < 16:
+        raise _refusal(row, f"of {width}x{height} is too narrow for this size of picture")
 
 
 def _refusal(row: Parameter, what: str) -> RefusalError:
