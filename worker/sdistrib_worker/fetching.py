@@ -15,7 +15,7 @@ fail.
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo
@@ -136,6 +136,8 @@ class Fetching:
                     self._fail(event.digest, file, "its bytes came wrong twice")
             case events.InputFailed(reason=reason):
                 self._fail(event.digest, file, reason)
+            case _:
+                assert_never(event)
 
     def chunk(self, message: wire.Chunk, data: Buffer) -> None:
         """The manager sent a piece."""
