@@ -200,7 +200,6 @@ def test_a_file_that_fails_again_counts_so_that_the_image_comes_to_an_end() -> N
     for number in (1, 2, 3):
         rig.grant(attempt(number=number), inputs=(A,))
         counted.append(one(said(rig.turn(full(A)), wire.Failed)).started)
-        rig.turn()
     assert counted == [False, True, True]
     assert len(of(rig.effects, fx.OpenInput)) == 3
 
@@ -213,7 +212,6 @@ def test_a_file_that_vanished_from_the_cache_fails_its_image_and_is_opened_anew(
     failed = one(said(made, wire.Failed))
     assert (failed.error.code, failed.started) == ("internal", False)
     assert path(A) not in failed.error.message
-    rig.turn()
     assert of(rig.grant(attempt(number=2), inputs=(A,)), fx.OpenInput)
 
 

@@ -128,14 +128,15 @@ class Making:
 
     def fetch(self) -> None:
         """Have the input files of all that is queued or running; fail what will not get its own."""
-        running = self.drawing.running
-        jobs = [*([running.job] if running else ()), *self._queue]
-        self._fetching.need(file for job in jobs for file in job.inputs)
         for job in list(self._queue):
             fault = self._fetching.fault(job.inputs)
             if fault is not None:
                 self._queue.remove(job)
                 self.fail(job.attempt, fault, started=self._fetching.counts(job.inputs))
+        # Only then: a file that failed is closed with its last job, and opened anew for the next.
+        running = self.drawing.running
+        jobs = [*([running.job] if running else ()), *self._queue]
+        self._fetching.need(file for job in jobs for file in job.inputs)
 
     def _next(self) -> Job | None:
         """The first job whose input files are here; one that waits for its own stops no other."""
