@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sdistrib import limits
 from sdistrib_worker import cache as module
 from sdistrib_worker.cache import InputCache, InputKeeper, default_cache_dir
 from sdistrib_worker.effects import CloseInput, ForgetInputs, OpenInput, WriteInput
@@ -201,6 +202,21 @@ def test_the_least_recently_used_go_when_room_is_needed(box: Box) -> None:
     closed(cache, oldest)
     stored(cache, DATA)
     assert box.files() == sorted(map(name, (oldest, newest, DATA)))
+
+
+def test_a_cache_at_n_and_n_plus_1_bytes(box: Box) -> None:
+    cache = InputCache(box.root)
+    most = limits.INPUT_CACHE_BYTES
+    older = stored(cache, b"older", used_ns=10**9)
+    # A file with a hole: its size counts, and no disk is filled.
+    large = box.root / ("d" * 64)
+    large.touch()
+    os.truncate(large, most - len(b"older") - len(DATA))
+    stored(cache, DATA)
+    assert older.exists(), "exactly full"
+    stored(cache, b"x")
+    assert not older.exists()
+    cache.stop()
 
 
 def test_files_in_use_stay_whoever_uses_them(box: Box) -> None:
