@@ -234,6 +234,14 @@ def test_files_in_use_stay_whoever_uses_them(box: Box) -> None:
     assert box.files() == [name(b"c" * 10)]
 
 
+def test_a_file_that_has_just_come_is_in_use(box: Box) -> None:
+    cache = box.cache()
+    opened(cache, DATA)
+    written(cache, DATA)
+    box.cache().carry_out(ForgetInputs((name(DATA),)))
+    assert box.files() == [name(DATA)]
+
+
 def test_two_workers_that_fetch_the_same_file_end_with_one(box: Box) -> None:
     one, two = box.cache(), box.cache()
     for cache in (one, two):
@@ -257,14 +265,17 @@ def test_a_spoilt_file_of_that_name_is_replaced_at_the_end(box: Box) -> None:
     assert box.files() == [name(DATA)]
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_that_goes_between_open_and_lock_is_missing(
-    box: Box, monkeypatch: pytest.MonkeyPatch
+    box: Box, monkeypatch: pytest.MonkeyPatch, replaced: bool
 ) -> None:
     path = stored(box.cache(), DATA)
     cache, flock = box.cache(), module.fcntl.flock
 
     def removed_first(descriptor: int, kind: int) -> None:
         path.unlink(missing_ok=True)
+        if replaced:
+            path.write_bytes(DATA)
         flock(descriptor, kind)
 
     monkeypatch.setattr(module.fcntl, "flock", removed_first)

@@ -260,6 +260,15 @@ def test_each_piece_gives_the_manager_new_patience() -> None:
     assert len(said(rig.effects, wire.Fetch)) == 1
 
 
+def test_a_manager_that_stalls_now_and_then_is_not_given_up() -> None:
+    rig = fetching(A)
+    for offset in range(6):
+        beaten(rig, limits.GONE_S)
+        piece(rig, A, offset, b"x")
+    assert len(said(rig.effects, wire.Fetch)) == 7
+    assert not said(rig.effects, wire.Failed)
+
+
 def test_a_slow_disk_is_not_the_managers_fault() -> None:
     rig = fetching(A)
     piece(rig, A, 0, bytes(10))

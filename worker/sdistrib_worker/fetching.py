@@ -158,11 +158,9 @@ class Fetching:
         self._turn.effects.append(ForgetInputs(message.digests))
 
     def tick(self) -> None:
-        """Notice a manager that sends nothing, and a session that is over."""
+        """Notice a manager that sends nothing. With a session its queue ends, and all it needs."""
         for digest, file in self._files.items():
-            if not self._session.is_open:
-                file.asked, file.tries = False, 0
-            elif self._is_due(file):
+            if self._session.is_open and self._is_due(file):
                 file.asked = False
                 if file.tries >= _TRIES_MAX:
                     self._fail(digest, file, "the manager does not send it")
