@@ -15,7 +15,7 @@ SOAK_SEEDS ?= 100000
 
 # Coverage floors: everything, and the parts whose every branch must be tested.
 FLOOR := 90
-FULL := */sdistrib/protocol/*,*/sdistrib/petitions.py,*/sdistrib_*/machine.py,*/sdistrib_manager/scheduler*
+FULL := */sdistrib/protocol/*,*/sdistrib/petitions.py,*/sdistrib_*/machine.py,*/sdistrib_worker/fetching.py,*/sdistrib_manager/scheduler*
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

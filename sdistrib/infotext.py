@@ -96,10 +96,14 @@ class PictureFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 def build(facts: PictureFacts) -> str:
     """The A1111 `parameters` text, LoRA tags included, without a final newline."""
     params = facts.params
-    lines = [params.prompt.rstrip("\n")]
-    if params.negative_prompt:
-        lines.append(f"Negative prompt: {params.negative_prompt}")
-    pairs = [*_sampling(facts), *_models(facts), *_options(facts)]
+    lines = []
+    pairs: list[tuple[str, Any]] = []
+    if params.mode != "upscale":
+        lines.append(params.prompt.rstrip("\n"))
+        if params.negative_prompt:
+            lines.append(f"Negative prompt: {params.negative_prompt}")
+        pairs += [*_sampling(facts), *_models(facts), *_options(facts)]
+    pairs += _postprocessing(facts)
     pairs.append(("Version", f"sdistrib {facts.version}"))
     lines.append(", ".join(f"{key}: {value}" for key, value in pairs))
     return "\n".join(lines)
@@ -160,6 +164,8 @@ def _options(facts: PictureFacts) -> list[tuple[str, Any]]:
     """Settings that A1111 writes only when they differ from its own defaults."""
     params = facts.params
     pairs: list[tuple[str, Any]] = []
+    if params.init_image:
+        pairs.append(("Denoising strength", params.strength))
     if params.clip_skip > 1:
         pairs.append(("Clip skip", params.clip_skip))
     if params.eta is not None:
@@ -182,7 +188,10 @@ def _prompt_files(key: str, kind: str, facts: PictureFacts) -> list[tuple[str, A
 
 
 def _hires(params: Params) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = [("Denoising strength", params.hires_denoising_strength)]
+    pairs: list[tuple[str, Any]] = []
+    if not params.init_image:
+        # A1111 has one field for both, and no highres fix of a given picture.
+        pairs.append(("Denoising strength", params.hires_denoising_strength))
     if params.hires_width and params.hires_height:
         pairs.append(("Hires resize", f"{params.hires_width}x{params.hires_height}"))
     else:
@@ -193,6 +202,12 @@ def _hires(params: Params) -> list[tuple[str, Any]]:
     upscaler = params.hires_upscaler if built_in else _short(params.hires_upscaler)
     pairs.append(("Hires upscaler", upscaler))
     return pairs
+
+
+def _postprocessing(facts: PictureFacts) -> list[tuple[str, str]]:
+    """The finished picture was made larger. Source: A1111's `postprocessing_upscale`."""
+    used = [file for file in facts.files if file.field == "upscale_model"]
+    return [("Postprocess upscaler", _short(file.name)) for file in used]
 
 
 def _hashed(key: str, file: UsedFile) -> list[tuple[str, str]]:

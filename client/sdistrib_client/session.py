@@ -160,6 +160,18 @@ class Session:
                 self._change(
                     petition_id, lambda box: box.pictures.append(Picture.of(result, parts))
                 )
+            case effects.End(petition_id, ending):
+                if petition_id not in self.inboxes:
+                    self.endings[petition_id] = ending
+                self._change(petition_id, lambda box: setattr(box, "ending", ending))
+                self.inboxes.pop(petition_id, None)
+            case _:
+                self._show_state(effect)
+
+    def _show_state(
+        self, effect: effects.ShowAccepted | effects.ShowProgress | effects.ShowPreview
+    ) -> None:
+        match effect:
             case effects.ShowAccepted(accepted):
                 self._change(accepted.id, lambda box: box.was_accepted(accepted))
             case effects.ShowProgress(progress):
@@ -167,11 +179,6 @@ class Session:
             case effects.ShowPreview(message, data):
                 preview = Preview.of(message, data)
                 self._change(message.attempt.id, lambda box: setattr(box, "preview", preview))
-            case effects.End(petition_id, ending):
-                if petition_id not in self.inboxes:
-                    self.endings[petition_id] = ending
-                self._change(petition_id, lambda box: setattr(box, "ending", ending))
-                self.inboxes.pop(petition_id, None)
 
     def _change(self, petition_id: str, how: Callable[[Inbox], None]) -> None:
         box = self.inboxes.get(petition_id)

@@ -6,20 +6,24 @@ dump of its parameters where that has the member, and, where a tiny model can sh
 pixels or in the engine's log.
 """
 
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sdistrib.params import BY_NAME, PARAMETERS, Params, context_params
 from sdistrib.protocol.engine import Declined
 from sdistrib_worker.supervisor import EngineChild, Picture
+from tests.support import samples
 from tests.support.engines import Outcome, outcome, request, running
 
 pytestmark = pytest.mark.engine
@@ -44,6 +48,24 @@ TAESD = {"taesd": "taesd"}
 TAESD_FILE = {"taesd": "taesd/tiny-taesd.safetensors"}
 ESRGAN = "esrgan/tiny-x2.safetensors"
 UPSCALE = {"upscale_model": "x2"}
+
+#: Input files by name; what petitions name is their digest.
+INPUTS = {name: samples.png(*size) for name, size in {"one": (32, 32), "two": (48, 32)}.items()}
+INPUTS["mask"] = samples.half_mask(32, 32)
+INPUTS["embedding"] = b"an embedding that no tiny model reads"
+DIGESTS = {name: hashlib.sha256(data).hexdigest() for name, data in INPUTS.items()}
+ONE, TWO = DIGESTS["one"], DIGESTS["two"]
+START = {**TAESD, "init_image": ONE, "steps": 5}
+EDIT = {**TAESD, "ref_images": (TWO, ONE)}
+PERSON = {"prompt": "a cat img", "pm_id_images": (ONE, TWO)}
+
+
+def at_call(name: str, channels: int = 3) -> dict[str, Any]:
+    """A picture as it is when the engine gets it in its own size."""
+    with Image.open(BytesIO(INPUTS[name])) as image:
+        pixels = image.convert("RGB" if channels == 3 else "L").tobytes()
+        size = [*image.size, channels]
+    return {"size": size, "pixels": hashlib.sha256(pixels).hexdigest()}
 
 
 @dataclass(frozen=True)
@@ -143,6 +165,66 @@ CASES: dict[str, Case] = {
     "clip_vision": blind("clip_vision", "clip_vision_path"),
     "t5xxl": blind("t5xxl", "t5xxl_path"),
     "llm_vision": blind("llm_vision", "llm_vision_path"),
+    "control_net": blind("control_net", "control_net_path"),
+    "photo_maker": blind("photo_maker", "photo_maker_path"),
+    "mode": Case(
+        {"mode": "upscale", **UPSCALE, "init_image": TWO, "prompt": ""},
+        {"new_upscaler_ctx.0": f"MODELS/{ESRGAN}", "upscale": [48, 32, 2]},
+        log=r"upscaling from \(48 x 32\) to \(96 x 64\)", files={"upscale_model": ESRGAN},
+    ),
+    "init_image": Case(
+        {"init_image": ONE}, {"img.init_image": at_call("one"), "ctx.vae_decode_only": False},
+        log="IMG2IMG", beside={**TAESD, "steps": 5, "strength": 0.5}, files=TAESD_FILE,
+    ),
+    "mask": Case(
+        {"mask": DIGESTS["mask"]}, {"img.mask_image": at_call("mask", 1)},
+        beside=START, files=TAESD_FILE,
+    ),
+    "strength": draw(
+        "strength", 0.375, "strength", dump="sd_img_gen_params_t strength: 0.38",
+        log="target t_enc is 1 steps", beside=START, files=TAESD_FILE,
+    ),
+    "ref_images": Case(
+        {"ref_images": (ONE, TWO)},
+        {"img.ref_images": [at_call("one"), at_call("two")], "img.ref_images_count": 2},
+        log="EDIT mode", beside=TAESD, files=TAESD_FILE,
+    ),
+    "increase_ref_index": draw(
+        "increase_ref_index", True, "increase_ref_index", beside=EDIT, files=TAESD_FILE,
+        dump="sd_img_gen_params_t increase_ref_index: true",
+    ),
+    "auto_resize_ref_image": draw(
+        "auto_resize_ref_image", False, "auto_resize_ref_image", beside=EDIT, files=TAESD_FILE,
+        dump="sd_img_gen_params_t auto_resize_ref_image: false",
+    ),
+    # ControlNets and PhotoMaker are for SD1 and SDXL: test_controlnet draws with one.
+    "control_image": Case(
+        {"control_image": ONE}, {"img.control_image": at_call("one")}, pixels="same",
+    ),
+    "control_strength": draw(
+        "control_strength", 0.25, "control_strength", pixels="same",
+        dump="sd_img_gen_params_t control_strength: 0.25",
+    ),
+    "canny": Case(
+        {"canny": True},
+        {"preprocess_canny": [at_call("one"), 0.08, 0.08, 0.8, 1.0, False]},
+        pixels="same", beside={"control_image": ONE},
+    ),
+    "pm_id_images": Case(
+        {"pm_id_images": (TWO, ONE)},
+        {
+            "img.pm_params.id_images": [at_call("two"), at_call("one")],
+            "img.pm_params.id_images_count": 2,
+        },
+        pixels="same", beside={"prompt": "a cat img"},
+    ),
+    "pm_id_embed": Case(
+        {"pm_id_embed": DIGESTS["embedding"]},
+        {"img.pm_params.id_embed_path": "INPUTS/embedding"}, pixels="same", beside=PERSON,
+    ),
+    "pm_style_strength": draw(
+        "pm_style_strength", 35.0, "pm_params.style_strength", pixels="same", beside=PERSON
+    ),
     "wtype": load("wtype", "q8_0", "wtype", 8),
     "tensor_type_rules": load(
         "tensor_type_rules", "model=q4_0", "tensor_type_rules", "model=q4_0"
@@ -378,6 +460,13 @@ def blind_probe() -> Iterator[EngineChild]:
         yield child
 
 
+@pytest.fixture(scope="module", autouse=True)
+def inputs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for name, data in INPUTS.items():
+        (_inputs(tmp_path_factory.getbasetemp()) / name).write_bytes(data)
+    return _inputs(tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture(scope="module")
 def drawn(probe: EngineChild, models_dir: Path) -> Any:
     """Draws an image; one without the parameter serves many cases and is drawn once."""
@@ -395,7 +484,15 @@ def _draw(
     params = Params(**{"prompt": "a cat", "model": "tiny"} | wishes)
     loras = [("tiny-style.safetensors", 1.0)] if "<lora:" in params.prompt else []
     context = repr((label, sorted(context_params(params).items()), files.get("model")))
-    return outcome(child, request(models_dir, context=context, files=files, loras=loras, **wishes))
+    inputs = {DIGESTS[name]: str(_inputs(models_dir.parent) / name) for name in INPUTS}
+    draw = request(models_dir, context=context, files=files, loras=loras, inputs=inputs, **wishes)
+    return outcome(child, draw)
+
+
+def _inputs(base: Path) -> Path:
+    folder = base / "flag-inputs"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _witnessed(result: Outcome, call: str) -> Any:
@@ -412,16 +509,19 @@ def _members(result: Outcome, paths: dict[str, Any], models_dir: Path) -> dict[s
         value = _witnessed(result, call)
         for name in names:
             value = value[int(name)] if isinstance(value, list) else (value or {}).get(name)
-        found[path] = value.replace(str(models_dir), "MODELS") if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = value.replace(str(models_dir), "MODELS")
+            value = value.replace(str(_inputs(models_dir.parent)), "INPUTS")
+        found[path] = value
     return found
 
 
 def test_every_parameter_has_a_case_with_another_value_than_its_default() -> None:
     at_engine = {row.name for row in PARAMETERS if row.spec.engine}
-    upscaling = {"upscale_model", "upscale_repeats", "upscale_tile_size"}
+    others = {"mode", "canny", "upscale_model", "upscale_repeats", "upscale_tile_size"}
     # These are about the file, which the engine never sees: tests/unit/test_pictures.py.
     of_the_file = {"metadata", "format", "quality", "lossless"}
-    assert at_engine | upscaling == set(BY_NAME) - of_the_file == set(CASES)
+    assert at_engine | others == set(BY_NAME) - of_the_file == set(CASES)
     for name, case in CASES.items():
         assert case.wishes[name] != BY_NAME[name].default, name
 

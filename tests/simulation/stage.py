@@ -54,6 +54,10 @@ class Stage:
         """In the place of `Encoder`."""
         return self.world.maker.encoder(*given)
 
+    def inputs(self, *given: Any) -> Any:
+        """In the place of `InputKeeper`."""
+        return self.world.maker.inputs(*given)
+
 
 @contextlib.contextmanager
 def staged() -> Iterator[Stage]:
@@ -70,6 +74,7 @@ def staged() -> Iterator[Stage]:
             (worker_loop, "Watch", _Watch),
             (worker_loop, "EngineLink", stage.engine),
             (worker_loop, "Encoder", stage.encoder),
+            (worker_loop, "InputKeeper", stage.inputs),
             (limits, "CHUNK_BYTES", CHUNK_BYTES),
             (limits, "CLIENT_BYTES_IN_FLIGHT_MAX", CREDIT_BYTES),
         ):

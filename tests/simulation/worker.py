@@ -7,7 +7,6 @@ from typing import Any
 from sdistrib import limits
 from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import Buffer, encode
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
 from sdistrib_worker import loop as product
@@ -16,29 +15,14 @@ from sdistrib_worker.session import Settings
 from sdistrib_worker.shelf import StoredFile
 from tests.simulation.engine import SimEncoder, SimEngine
 from tests.simulation.faults import Faults
+from tests.simulation.inputs import SimInputs
 from tests.simulation.ledger import Ledger
 from tests.simulation.manager import short
 from tests.simulation.network import Dealer, Host, Port
 from tests.simulation.world import Process, World
-from tests.support.fetching import Fetcher
 
 TINY = StoredFile(ModelFile("stable-diffusion", "tiny.safetensors", 14_000_000, "a" * 64), "/t", 1)
 OTHER = StoredFile(ModelFile("stable-diffusion", "other.safetensors", 9_000_000, "b" * 64), "/o", 2)
-
-
-class _FetchingDealer(Dealer):
-    """Fetches the input files of what is granted."""
-
-    def __init__(self, *about: Any) -> None:
-        super().__init__(*about)
-        self._fetcher = Fetcher(lambda message: self.send(encode(message)), lambda *_: None)
-
-    def receive(self) -> list[Buffer] | None:
-        """The next message, after a look at it."""
-        frames = super().receive()
-        if frames is not None:
-            self._fetcher.hear(frames)
-        return frames
 
 
 class WorkerBox(Process):
@@ -57,6 +41,8 @@ class WorkerBox(Process):
         self.engine: SimEngine | None = None
         self._encoder: SimEncoder | None = None
         self._woke_at = self._planned_s = 0.0
+        #: Whole input files on its disk.
+        self.inputs_kept: dict[str, bytes] = {}
 
     def start(self) -> None:
         """A worker starts."""
@@ -69,10 +55,10 @@ class WorkerBox(Process):
         )  # fmt: skip
         worker = Worker(settings, self.files)
         self._watch_over(worker)
-        self.dealer = _FetchingDealer(self.world, self.host, self, self.port)
+        self.dealer = Dealer(self.world, self.host, self, self.port)
         self.engine = SimEngine(self.world, self.faults, self.wake, self._attempt, self._in_session)
         self.world.maker = self
-        self.loop = product.Loop(worker, self.dealer, (), {})  # type: ignore[arg-type]
+        self.loop = product.Loop(worker, self.dealer, (), {}, None)  # type: ignore[arg-type]
         self.alive = True
         self.paused_until = 0.0
         self._woke_at, self._planned_s = self.world.now, 0.0
@@ -90,6 +76,15 @@ class WorkerBox(Process):
             self.world, self.faults, self.name, self.ledger.spoilt, told, self._in_session
         )
         return self._encoder
+
+    def inputs(self, _cache: object, notify: Callable[[events.Event], None]) -> SimInputs:
+        """What the loop makes in the place of `InputKeeper`."""
+
+        def told(event: events.Event) -> None:
+            notify(event)
+            self.wake()
+
+        return SimInputs(self.world, self.inputs_kept, told)
 
     def _in_session(self) -> bool:
         return self.loop is not None and self.loop._worker._session.is_open
@@ -161,6 +156,7 @@ class WorkerBox(Process):
         self.dealer.close(1.0 if linger else 0.0)
         self.engine.stop()
         loop._encoder.stop()
+        loop._keeper.stop()
         loop._mailbox.close()
 
     # --- watching ---

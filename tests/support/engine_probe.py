@@ -1,12 +1,13 @@
 """The real engine child, with a witness at the C calls.
 
-Each call of `new_sd_ctx`, `generate_image`, `new_upscaler_ctx` and `upscale` first writes what it
-got as one JSON line "WITNESS …" to stderr, which the supervisor hands out as a log line. With
-`--blind` the contexts are not really made: for parameters that no tiny model can take. With
-`--heap` nothing but the bytes in use on the C heap is told, before each image.
+Each call of `new_sd_ctx`, `generate_image`, `preprocess_canny`, `new_upscaler_ctx` and `upscale`
+first writes what it got as one JSON line "WITNESS …" to stderr, which the supervisor hands out as a
+log line. With `--blind` the contexts are not really made: for parameters that no tiny model can
+take. With `--heap` nothing but the bytes in use on the C heap is told, before each image.
 """
 
 import ctypes
+import hashlib
 import json
 import sys
 from typing import Any
@@ -17,6 +18,8 @@ from sdistrib_worker.engine.capi import api
 
 def plain(struct: Any) -> dict[str, Any]:
     """A struct as JSON: nested structs, C strings, and the arrays that have a count beside them."""
+    if isinstance(struct, api.sd_image_t):
+        return picture(struct)
     result: dict[str, Any] = {}
     for name, kind in struct._fields_:
         value = getattr(struct, name)
@@ -33,6 +36,16 @@ def plain(struct: Any) -> dict[str, Any]:
         else:
             result[name] = value
     return result
+
+
+def picture(image: Any) -> dict[str, Any]:
+    """An `sd_image_t` by its size and the digest of its pixels."""
+    size = image.width * image.height * image.channel
+    pixels = ctypes.string_at(image.data, size) if image.data else b""
+    return {
+        "size": [image.width, image.height, image.channel],
+        "pixels": hashlib.sha256(pixels).hexdigest(),
+    }
 
 
 def _count(struct: Any, name: str) -> int:
@@ -83,6 +96,7 @@ def main() -> None:
     _wrap("new_sd_ctx", plain, blind)
     _wrap("generate_image", lambda _, params: plain(params))
     _wrap("new_upscaler_ctx", lambda path, *rest: [path.decode(), *rest])
+    _wrap("preprocess_canny", lambda image, *rest: [picture(image), *rest])
     _wrap("upscale", lambda _, image, factor: [image.width, image.height, factor])
     program.main()
 

@@ -99,6 +99,8 @@ def request(
     files: Mapping[str, str] | None = None,
     loras: Sequence[tuple[str, float]] = (),
     embeddings: Sequence[tuple[str, str]] = (),
+    inputs: Mapping[str, str] | None = None,
+    max_pixels: int = 0,
     **wishes: Any,
 ) -> Draw:
     """A small image of the tiny model; `files` are named below `models`."""
@@ -117,6 +119,8 @@ def request(
         embeddings=tuple(
             EmbeddingFile(name, str(models / "embeddings" / file)) for name, file in embeddings
         ),
+        inputs=dict(inputs or {}),
+        max_pixels=max_pixels,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sdistrib.errors import ErrorInfo
 from sdistrib.models import ModelFile
 from sdistrib.params import Params
-from sdistrib.petitions import Petition
+from sdistrib.petitions import InputFile, Petition
 from sdistrib.protocol import engine as child
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
@@ -101,11 +101,20 @@ class Rig:
         """The manager answers a hello."""
         return self.hear(wire.Welcome(protocol=1, software="sdistrib test"))
 
-    def grant(self, *attempts: wire.Attempt, seed: int = 100, **params: Any) -> list[fx.Effect]:
+    def grant(
+        self,
+        *attempts: wire.Attempt,
+        seed: int = 100,
+        inputs: tuple[InputFile, ...] = (),
+        **params: Any,
+    ) -> list[fx.Effect]:
         """The manager grants attempts at images of one petition."""
+        if inputs:
+            params["ref_images"] = tuple(file.digest for file in inputs)
         wishes = {"prompt": "a lighthouse", "model": "tiny", "steps": 4, **params}
         most = max(one.index for one in attempts) + 1
-        body = encode_petition(Petition(params=Params(**wishes), seed=seed, images=most))
+        petition = Petition(params=Params(**wishes), seed=seed, images=most, inputs=inputs)
+        body = encode_petition(petition)
         return self.hear(wire.Grant(attempts=attempts), body)
 
     def begin(self, *attempts: wire.Attempt, **params: Any) -> int:

@@ -136,6 +136,15 @@ def test_the_reason_is_the_last_complaints_without_folders() -> None:
     assert told.reason() == "one; two; get sd version from file failed: 'x.gguf'"
 
 
+def test_photo_maker_that_is_turned_off_is_heard() -> None:
+    told = story()
+    told.line(2, "stable-diffusion.cpp:1292 - Provided PhotoMaker images, but NO valid ID embeds")
+    assert not told.lost_photo_maker
+    told.line(2, "stable-diffusion.cpp:1293 - Turn off PhotoMaker")
+    assert told.lost_photo_maker
+    assert "NO valid ID embeds" in told.reason()
+
+
 def test_memory_a_lost_device_and_bad_rules_are_heard() -> None:
     told = story()
     assert not told.out_of_memory()

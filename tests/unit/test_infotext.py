@@ -165,3 +165,29 @@ def test_defaults_that_were_said_are_left_out_as_those_that_were_not() -> None:
     said = facts(skip_layers=tuple([7, 8, 9]), vae_tile_size=tuple([0, 0]), steps=20)  # noqa: C409
     assert said == facts()
     assert chunk(said) == chunk(facts())
+
+
+UPSCALER = UsedFile("upscale_model", "esrgan/R-ESRGAN 4x+.pth", "e" * 64)
+
+
+def test_a_picture_from_a_picture_tells_how_much_it_may_change() -> None:
+    pairs = last_line(init_image="d" * 64, strength=0.4, hires=True, hires_denoising_strength=0.6)
+    assert pairs["Denoising strength"] == "0.4"
+    assert pairs["Hires upscale"] == "2.0"
+    assert "Denoising strength" not in last_line(strength=0.4)
+
+
+def test_an_upscaler_behind_the_model_is_told() -> None:
+    model = UsedFile("model", "768-v-ema.safetensors", SHA)
+    pairs = last_line(upscale_model="x", files=(model, UPSCALER))
+    assert pairs["Postprocess upscaler"] == "R-ESRGAN 4x+"
+    assert pairs["Steps"] == "20"
+
+
+def test_a_given_picture_made_larger_tells_the_upscaler_and_no_sampling() -> None:
+    made = facts(
+        mode="upscale", prompt="", model="", upscale_model="x", init_image="d" * 64,
+        files=(UPSCALER,), sampling_method="", scheduler="",
+    )  # fmt: skip
+    assert build(made) == "Postprocess upscaler: R-ESRGAN 4x+, Version: sdistrib 0.1.0"
+    assert parse_chunk(chunk(made)) == made

@@ -95,6 +95,10 @@ REGISTRY = {
     "LOG_TAIL_LINES": (HERE, "test_what_a_worker_says_of_a_failure_is_cut"),
     "LORAS_MAX": (RULES, "test_loras_at_n_and_n_plus_1"),
     "EMBEDDINGS_MAX": ("test_embeddings", "test_embeddings_at_n_and_n_plus_1"),
+    "INPUT_CACHE_BYTES": (
+        "test_input_cache",
+        "test_a_cache_at_n_and_n_plus_1_bytes",
+    ),
     "SIDE_MIN": (HERE, "test_sides_and_steps_are_bounded_by_the_limits"),
     "SIDE_MAX": (HERE, "test_sides_and_steps_are_bounded_by_the_limits"),
     "SIDE_STEP": (HERE, "test_sides_and_steps_are_bounded_by_the_limits"),

@@ -23,6 +23,7 @@ FOLDERS = (
     "controlnet",
     "embeddings",
     "lora",
+    "photomaker",
 )
 
 Network = Callable[[Layers], None]

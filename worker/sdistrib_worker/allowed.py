@@ -51,7 +51,12 @@ def parse_pixels(text: str) -> int:
 
 
 def too_large(params: Params, declared: Declared) -> ErrorInfo | None:
-    """Why a picture is too large for this worker, if it is; another one may draw it."""
+    """Why a picture is too large for this worker, if it is; another one may draw it.
+
+    The size of one that is only to be enlarged is known to the engine child, which checks it.
+    """
+    if params.mode == "upscale":
+        return None
     width, height = drawn_size(params)
     if not declared.max_pixels or width * height <= declared.max_pixels:
         return None

@@ -21,6 +21,7 @@ from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_
 from sdistrib.version import VERSION
 from sdistrib_worker.allowed import is_model, parse_pixels
 from sdistrib_worker.autosave import Autosaver
+from sdistrib_worker.cache import InputCache, default_cache_dir
 from sdistrib_worker.choices import Choices, told
 from sdistrib_worker.digests import DigestCache, default_cache_file
 from sdistrib_worker.engine.device import device_environment
@@ -72,6 +73,8 @@ class Options(NamedTuple):
     #: Where copies of pictures are kept, and how they are called; None keeps none.
     autosave: Path | None = None
     autosave_name: str = DEFAULT_TEMPLATE
+    #: Where input files are kept; None is the user's cache folder.
+    cache: Path | None = None
 
 
 @click.command(
@@ -177,6 +180,14 @@ class Options(NamedTuple):
     f" {', '.join(FIELDS)}. A name that is taken gets -1, -2, …",
 )
 @click.option(
+    "--cache",
+    default=None,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep the clients' input pictures here, up to 2 GiB, those used last; several workers may"
+    " share it.  [default: inputs in the user's cache folder]",
+)
+@click.option(
     "--insecure-lan",
     is_flag=True,
     help="Dial a manager on another machine without keys or encryption: prompts and pictures can"
@@ -205,6 +216,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     unload_after: float,
     autosave: Path | None,
     autosave_name: str,
+    cache: Path | None,
     insecure_lan: bool,
     verbose: bool,
     log_json: bool,
@@ -238,6 +250,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
             yield_when_busy=yield_when_busy,
             autosave=autosave,
             autosave_name=autosave_name,
+            cache=cache,
         )
         status = (
             run(options, programs.engine)
@@ -326,16 +339,17 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
     autosaver = Autosaver(options.autosave, options.autosave_name) if options.autosave else None
     with zmq_context() as context:
         # The loop exists before the librarian's thread, and its `publish` with it.
-        cache = DigestCache(default_cache_file())
-        librarian = Librarian(options.models_dir, cache, options.models)
+        digests = DigestCache(default_cache_file())
+        librarian = Librarian(options.models_dir, digests, options.models)
         if not librarian.first_files:
             _LOG.warning(empty_warning(options.models_dir))
         elif options.models and not any(map(is_model, librarian.first_files)):
             _LOG.warning("No model in %s is allowed by --models.", options.models_dir)
         worker = Worker(settings, librarian.first_files)
         dealer = Dealer(context, options.address)
+        cache = InputCache((options.cache or default_cache_dir()).absolute())
         command_of_engine = engine(options.device)
-        loop = Loop(worker, dealer, command_of_engine, environment, options.hours, autosaver)
+        loop = Loop(worker, dealer, command_of_engine, environment, cache, options.hours, autosaver)
         loop.stop_on(signal.SIGTERM, signal.SIGINT)
         librarian.begin(loop.publish)
         try:

@@ -11,12 +11,12 @@ from typing import Literal
 from sdistrib import limits
 from sdistrib.errors import ErrorCode
 from sdistrib.params import Params, drawn_size
-from sdistrib.petitions import Petition
+from sdistrib.petitions import InputFile, Petition
 from sdistrib.protocol.engine import At, Draw, PreviewWish
 from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Phase, Step
 from sdistrib_worker.effects import AskEngine, CancelDrawing, KillEngine, StartEngine
 from sdistrib_worker.pace import Pace, SizeKey
-from sdistrib_worker.session import Turn
+from sdistrib_worker.session import Settings, Turn
 from sdistrib_worker.shelf import Plan
 
 #: Progress goes to the manager at most this often, changes of phase apart.
@@ -37,6 +37,8 @@ class Job:
     notes: tuple[str, ...] = ()
     #: None wants no previews.
     preview: PreviewWish | None = None
+    #: Input files that must be here before it can be drawn.
+    inputs: tuple[InputFile, ...] = ()
 
 
 def preview_wish(petition: Petition) -> PreviewWish | None:
@@ -128,8 +130,8 @@ class Drawing:
         self.facts = facts
         return changed
 
-    def ask(self, job: Job, plan: Plan, threads: int) -> None:
-        """Hand a request to the idle child."""
+    def ask(self, job: Job, plan: Plan, inputs: dict[str, str], settings: Settings) -> None:
+        """Hand a request to the idle child; `inputs` are paths by digest."""
         self._ticket += 1
         now = self._turn.now
         self.running = Running(job, plan, self._ticket, now, phase_at=now)
@@ -144,8 +146,10 @@ class Drawing:
             files=plan.files,
             loras=plan.loras,
             embeddings=plan.embeddings,
-            threads=threads,
             preview=job.preview,
+            inputs=inputs,
+            threads=settings.threads,
+            max_pixels=settings.declared.max_pixels,
         )
         self._turn.effects.append(AskEngine(draw))
 
@@ -182,8 +186,9 @@ class Drawing:
 
     def declined(self, loading: bool) -> None:
         """The request ended without a picture; with `loading`, nothing is loaded now."""
+        keeps = self.running is not None and self.running.plan.upscales
         self.running = None
-        if loading:
+        if loading and not keeps:
             self.unloaded()
 
     def unloaded(self) -> None:
@@ -281,10 +286,13 @@ class Drawing:
             return EngineState(state="starting")
         if self.running is None:
             return EngineState(state="idle", **loaded)
-        reload = self.running.plan.key != self.loaded_key
+        plan = self.running.plan
+        reload = plan.key != self.loaded_key and not plan.upscales
         return EngineState(state="loading" if reload else "drawing", **loaded)
 
     def _has_loaded(self, plan: Plan) -> None:
+        if plan.upscales:
+            return
         self.loaded_key, self.loaded_context = plan.key, plan.context
         self.loaded_model = plan.model
 

@@ -113,6 +113,40 @@ class DropPicture(NamedTuple):
     picture: Any
 
 
+class OpenInput(NamedTuple):
+    """Find an input file in the cache and hold it; answered by one of the `events.Input…`."""
+
+    #: SHA-256 in hex.
+    digest: str
+    #: Its whole size.
+    size_bytes: int
+
+
+class WriteInput(NamedTuple):
+    """Add a piece to an open input file; answered by one of the `events.Input…`."""
+
+    #: Whose piece it is.
+    digest: str
+    #: Where it begins.
+    offset: int
+    #: The piece.
+    data: Buffer
+
+
+class CloseInput(NamedTuple):
+    """An opened input file is not needed any more; the cache may keep it, whole or in part."""
+
+    #: Which.
+    digest: str
+
+
+class ForgetInputs(NamedTuple):
+    """Drop these input files from the cache, as soon as nobody uses them."""
+
+    #: Which.
+    digests: tuple[str, ...]
+
+
 class Log(NamedTuple):
     """Tell the operator. Never holds a prompt."""
 
@@ -131,6 +165,7 @@ class Stop(NamedTuple):
     reason: str = ""
 
 
+InputEffect = OpenInput | WriteInput | CloseInput | ForgetInputs
 Effect = (
     Send
     | StartEngine
@@ -143,6 +178,7 @@ Effect = (
     | EncodePreview
     | WantPreview
     | DropPicture
+    | InputEffect
     | Log
     | Stop
 )

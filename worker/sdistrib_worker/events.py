@@ -117,6 +117,49 @@ class EncodingFailed(NamedTuple):
     error: ErrorInfo
 
 
+class InputReady(NamedTuple):
+    """An opened input file is whole, its bytes are those of its digest, and it stays."""
+
+    #: Which.
+    digest: str
+    #: Absolute path.
+    path: str
+
+
+class InputOpened(NamedTuple):
+    """An input file is not here as a whole; the first piece that is missing begins at `offset`."""
+
+    #: Which.
+    digest: str
+    #: Bytes from its start, of an earlier transfer.
+    offset: int
+
+
+class InputHeld(NamedTuple):
+    """A piece of an opened input file is written: it is here up to `offset`."""
+
+    #: Which.
+    digest: str
+    #: Bytes from its start.
+    offset: int
+
+
+class InputBroken(NamedTuple):
+    """The bytes that came were not those of the digest; nothing of them is kept."""
+
+    #: Which.
+    digest: str
+
+
+class InputFailed(NamedTuple):
+    """An input file cannot be kept here."""
+
+    #: Which.
+    digest: str
+    #: Why, for people.
+    reason: str
+
+
 class InventoryChanged(NamedTuple):
     """Files came, went or changed, or their digests became known."""
 
@@ -158,11 +201,13 @@ EngineEvent = (
     | PictureEncoded
     | EncodingFailed
 )
+InputEvent = InputReady | InputOpened | InputHeld | InputBroken | InputFailed
 Event = (
     MessageArrived
     | Malformed
     | SendFailed
     | EngineEvent
+    | InputEvent
     | InventoryChanged
     | AvailabilityChanged
     | StopRequested

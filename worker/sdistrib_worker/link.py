@@ -105,7 +105,7 @@ class EngineLink:
     def _ask(self, draw: Draw) -> events.FileVanished | None:
         loras = (lora.path for lora in draw.loras)
         embeddings = (embedding.path for embedding in draw.embeddings)
-        for path in (*draw.files.values(), *loras, *embeddings):
+        for path in (*draw.files.values(), *loras, *embeddings, *draw.inputs.values()):
             if not Path(path).is_file():
                 return events.FileVanished(draw.ticket, path)
         try:

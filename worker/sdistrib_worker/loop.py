@@ -13,6 +13,7 @@ from sdistrib.transport import Dealer, Watch
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
 from sdistrib_worker.autosave import Autosaver
+from sdistrib_worker.cache import InputCache, InputKeeper
 from sdistrib_worker.encoder import Encoder
 from sdistrib_worker.hours import Hours
 from sdistrib_worker.link import EngineLink
@@ -38,6 +39,7 @@ class Loop:
         dealer: the connection to the manager; closed at the end.
         command: of the engine child, see `supervisor.EngineChild`.
         environment: variables for the engine child.
+        cache: where input files are kept; used by nobody else in this process.
         hours: when the worker may work; None is always.
         autosaver: keeps copies of pictures; closed at the end. None keeps none.
     """
@@ -48,6 +50,7 @@ class Loop:
         dealer: Dealer,
         command: Sequence[str],
         environment: Mapping[str, str],
+        cache: InputCache,
         hours: Hours | None = None,
         autosaver: Autosaver | None = None,
     ) -> None:
@@ -63,6 +66,7 @@ class Loop:
         self._engine = EngineLink(command, environment, self._watch)
         self._watch.add(self._mailbox.fileno())
         self._encoder = Encoder(self._mailbox.put)
+        self._keeper = InputKeeper(cache, self._mailbox.put)
         self._lookout = Lookout(self._mailbox.put, environment, hours)
 
     def publish(self, files: tuple[StoredFile, ...]) -> None:
@@ -134,6 +138,8 @@ class Loop:
                     self._mailbox.put(events.SendFailed(message))
             case fx.EncodePicture() | fx.EncodePreview() | fx.SavePicture():
                 self._order(effect)
+            case fx.OpenInput() | fx.WriteInput() | fx.CloseInput() | fx.ForgetInputs():
+                self._keeper.order(effect)
             case fx.WatchDevice(facts):
                 self._lookout.watch(facts)
             case fx.Log(level, text):
@@ -161,5 +167,6 @@ class Loop:
         self._encoder.stop()
         if self._autosaver is not None:
             self._autosaver.stop()
+        self._keeper.stop()
         self._lookout.stop()
         self._mailbox.close()

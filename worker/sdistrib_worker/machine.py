@@ -1,7 +1,8 @@
 """The worker's decisions: one door, `Worker.handle(event, now) -> effects`.
 
-Theory of operation. Four parts share the work: `Session` (who speaks with us), `Making` (from a
-granted attempt to a kept result), `Results` (what we owe) and `Shelf` (the files); `Gate` says
+Theory of operation. Five parts share the work: `Session` (who speaks with us), `Making` (from a
+granted attempt to a kept result), `Fetching` (the input files it needs), `Results` (what we owe)
+and `Shelf` (the models); `Gate` says
 whether grants are taken and `Rest` when the engine unloads. This module joins them: a session that
 ends and a gate that shuts give the queue back, a request to stop drains. What is due by the clock
 is done when the turn ends, not where an event makes it due. Nothing is waited for without a
@@ -21,6 +22,7 @@ from sdistrib_worker.allowed import too_large
 from sdistrib_worker.choices import overruled
 from sdistrib_worker.drawing import Job, preview_wish
 from sdistrib_worker.effects import Effect, Stop
+from sdistrib_worker.fetching import Fetching
 from sdistrib_worker.making import Making
 from sdistrib_worker.rest import Rest
 from sdistrib_worker.results import Results
@@ -40,8 +42,11 @@ class Worker:
         self._turn = Turn()
         self._session = Session(settings, self._turn)
         self._results = Results(self._session, self._turn)
+        self._fetching = Fetching(self._session, self._turn)
         shelf = Shelf(files)
-        self._making = Making(settings, self._turn, self._session, self._results, shelf)
+        self._making = Making(
+            settings, self._turn, self._session, self._results, self._fetching, shelf
+        )
         self._gate = Gate()
         self._rest = Rest(self._turn, self._making, settings.unload_after_s)
         self._inventory = encode_inventory(shelf.catalogue.files)
@@ -77,8 +82,17 @@ class Worker:
             case events.TurnLate(delay_s):
                 self._session.forgive(delay_s)
                 self._making.drawing.forgive(delay_s)
+                self._fetching.forgive(delay_s)
             case events.TurnEnded():
                 self._end_turn()
+            case (
+                events.InputReady()
+                | events.InputOpened()
+                | events.InputHeld()
+                | events.InputBroken()
+                | events.InputFailed()
+            ):
+                self._fetching.handle(event)
             case _:
                 self._making.handle(event)
         return self._turn.effects
@@ -86,7 +100,7 @@ class Worker:
     def next_deadline(self) -> float:
         """Monotonic time at which a `TurnEnded` has something to do; infinity for never."""
         times = [*self._session.deadlines(), *self._making.drawing.deadlines()]
-        times += [*self._results.deadlines(), *self._rest.deadlines()]
+        times += [*self._results.deadlines(), *self._rest.deadlines(), *self._fetching.deadlines()]
         if self._leave_at is not None:
             times.append(self._leave_at)
         return min(times, default=math.inf)
@@ -111,6 +125,10 @@ class Worker:
                 self._on_grant(message, body)
             case wire.Steer():
                 self._on_steer(message)
+            case wire.Chunk():
+                self._fetching.chunk(message, body)
+            case wire.Forget():
+                self._fetching.forget(message)
             case _:
                 self._on_attempt_message(message)
 
@@ -186,7 +204,8 @@ class Worker:
         params, notes = relieved(params, grant.relief), (*notes, *_relief_notes(grant))
         for attempt in new:
             seed = petition.seed + attempt.index
-            job = Job(attempt, params, seed, asked, notes, preview_wish(petition))
+            shown = preview_wish(petition)
+            job = Job(attempt, params, seed, asked, notes, shown, petition.inputs)
             fault = too_large(params, self._settings.declared)
             if fault is not None:
                 self._making.fail(attempt, fault)
@@ -242,6 +261,8 @@ class Worker:
         self._results.tick()
         if not self._session.is_open:
             self._given_back += making.unqueue_all()
+        self._fetching.tick()
+        making.fetch()
         making.start_next()
         self._rest.tick()
         self._say_hello()

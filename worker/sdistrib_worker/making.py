@@ -29,6 +29,7 @@ from sdistrib_worker.effects import (
     WatchDevice,
     form_of,
 )
+from sdistrib_worker.fetching import Fetching
 from sdistrib_worker.naming import SavedFacts
 from sdistrib_worker.previewing import Previewing
 from sdistrib_worker.results import Results, fit, fit_notes, seconds
@@ -58,12 +59,19 @@ class Making:
     """The queue, the engine child and the encoder, as far as decisions go."""
 
     def __init__(
-        self, settings: Settings, turn: Turn, session: Session, results: Results, shelf: Shelf
+        self,
+        settings: Settings,
+        turn: Turn,
+        session: Session,
+        results: Results,
+        fetching: Fetching,
+        shelf: Shelf,
     ) -> None:
         self._settings = settings
         self._turn = turn
         self._session = session
         self._results = results
+        self._fetching = fetching
         #: The files there are now.
         self.shelf = shelf
         self.drawing = Drawing(turn, settings.patience)
@@ -132,14 +140,30 @@ class Making:
         if full and not self._full:
             self._turn.log("warning", "The manager takes no results; no new image is begun.")
         self._full = full
-        while self._queue and self.drawing.is_idle and not full:
-            job = self._queue.popleft()
+        while self.drawing.is_idle and not full and (job := self._next()):
+            self._queue.remove(job)
             try:
                 plan = make_plan(job.params, self.shelf, self._settings.name)
             except PetitionError as error:
                 self.fail(job.attempt, error.info)
                 continue
-            self.drawing.ask(job, plan, self._settings.threads)
+            self.drawing.ask(job, plan, self._fetching.paths(job.inputs), self._settings)
+
+    def fetch(self) -> None:
+        """Have the input files of all that is queued or running; fail what will not get its own."""
+        for job in list(self._queue):
+            fault = self._fetching.fault(job.inputs)
+            if fault is not None:
+                self._queue.remove(job)
+                self.fail(job.attempt, fault, started=self._fetching.counts(job.inputs))
+        # Only then: a file that failed is closed with its last job, and opened anew for the next.
+        running = self.drawing.running
+        jobs = [*([running.job] if running else ()), *self._queue]
+        self._fetching.need(file for job in jobs for file in job.inputs)
+
+    def _next(self) -> Job | None:
+        """The first job whose input files are here; one that waits for its own stops no other."""
+        return next((job for job in self._queue if self._fetching.have(job.inputs)), None)
 
     # --- what is where ----------------------------------------------------------------------
 
@@ -260,6 +284,11 @@ class Making:
         running = self.drawing.about(ticket)
         if running is not None:
             self.drawing.declined(loading=False)
+            fault = self._fetching.vanished(path)
+            if fault is not None:
+                counts = self._fetching.counts(running.job.inputs)
+                self.fail(running.job.attempt, fault, started=counts)
+                return
             want = next(want for want, entry in running.plan.found if entry.path == path)
             error = missing(want, self.shelf, self._settings.name)
             self.fail(running.job.attempt, error)

@@ -72,6 +72,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     #: Size of all files that a load reads.
     load_bytes: int
+    #: Only a given picture is made larger: whatever context is loaded stays.
+    upscales: bool = False
 
 
 def make_plan(params: Params, shelf: Shelf, worker: str) -> Plan:
@@ -88,12 +90,13 @@ def make_plan(params: Params, shelf: Shelf, worker: str) -> Plan:
         found.append((want, entry))
     by_field = {want.field: entry for want, entry in found if want.kind not in _IN_PROMPTS}
     loras = _loras(params, {want.name: entry for want, entry in found if want.kind == "lora"})
+    upscales = params.mode == "upscale"
     load = {
         field: entry
         for field, entry in by_field.items()
-        if field in MODEL_FIELDS and BY_NAME[field].spec.stage == "load"
+        if field in MODEL_FIELDS and (upscales or BY_NAME[field].spec.stage == "load")
     }
-    model = load.get("model") or load.get("diffusion_model")
+    model = load.get("upscale_model" if upscales else "model") or load.get("diffusion_model")
     embeddings = {want.name: entry for want, entry in found if want.kind == "embeddings"}
     # An embedding is registered while loading, and known to the engine by its file alone.
     named = load | {f"embedding {e.file.name}": e for e in embeddings.values()}
@@ -108,6 +111,7 @@ def make_plan(params: Params, shelf: Shelf, worker: str) -> Plan:
         ),
         model=model.file.name if model else "",
         load_bytes=sum(entry.file.size_bytes for entry in load.values()),
+        upscales=upscales,
     )
 
 

@@ -296,10 +296,8 @@ def _small_statement(
                 "INSERT OR REPLACE INTO input SELECT id, ?, ? FROM petition WHERE id = ?",
                 (change.digest, change.size_bytes, change.id),
             )
-        case rows.Clock(uptime_s):
-            return "UPDATE clock SET uptime_s = ?", (uptime_s,)
         case _:
-            return _deletion(change)
+            return _plain_statement(change)
 
 
 def _ceilings(change: rows.CeilingsRow) -> tuple[str, tuple[Any, ...]]:
@@ -309,14 +307,17 @@ def _ceilings(change: rows.CeilingsRow) -> tuple[str, tuple[Any, ...]]:
     return "INSERT OR REPLACE INTO ceiling VALUES (?, ?)", (change.worker, record)
 
 
-def _deletion(
+def _plain_statement(
     change: rows.Forget
     | rows.ForgetTombstone
     | rows.ForgetWorker
     | rows.ForgetCost
-    | rows.ForgetInput,
+    | rows.ForgetInput
+    | rows.Clock,
 ) -> tuple[str, tuple[Any, ...]]:
     match change:
+        case rows.Clock(uptime_s):
+            return "UPDATE clock SET uptime_s = ?", (uptime_s,)
         case rows.Forget(petition_id):
             return "DELETE FROM petition WHERE id = ?", (petition_id,)
         case rows.ForgetTombstone(petition_id):

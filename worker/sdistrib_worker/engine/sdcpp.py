@@ -23,6 +23,9 @@ from sdistrib_worker.engine.preview import Previewing
 from sdistrib_worker.engine.story import Story, Where
 from sdistrib_worker.engine.structs import Filled, asked_size, needs_encoder
 
+#: Style strength that a PhotoMaker context is made with; 0.4.7's own default.
+_STYLE_STRENGTH = 20.0
+
 
 class _Upscaling(NamedTuple):
     """An upscaler that is loaded, and what it was loaded from."""
@@ -75,27 +78,28 @@ class SdCpp:
             RefusalError: `engine_error`, `out_of_memory`, `unsupported`, `invalid_params` or
                 `too_large`; the engine can be used on.
         """
-        began = time.monotonic()
-        self._story = Story("loading", began)
+        self._story = Story("loading", time.monotonic())
         try:
-            filled = Filled(request)
-        except PetitionError as error:
-            raise RefusalError(error.code, str(error)) from None
-        except ValueError as error:
-            raise RefusalError("unsupported", f"{error}.") from None
-        try:
-            loaded = self._load(request, filled)
-            upscaler = self._load_upscaler(request, filled)
-            drawing = time.monotonic()
-            image, size = self._generate(filled, request.preview)
-            try:
-                self._upscale(image, upscaler, request.params.upscale_repeats)
-                pixels = ctypes.string_at(image.data, image.width * image.height * image.channel)
-            finally:
-                capi.free_image(image)
+            filled = _filled(request)
+            if request.params.mode == "upscale":
+                return self._enlarge(request, filled)
+            return self._paint(request, filled)
         except MemoryError:
             self.unload()
             raise RefusalError("out_of_memory", "No memory is left for the picture.") from None
+
+    def _paint(self, request: Draw, filled: Filled) -> Painting:
+        began = time.monotonic()
+        loaded = self._load(request, filled)
+        upscaler = self._load_upscaler(request, filled, asked_size(request.params))
+        drawing = time.monotonic()
+        image, size = self._generate(filled, request.preview)
+        try:
+            self._upscale(image, upscaler, request.params.upscale_repeats)
+            pixels = _pixels(image)
+        finally:
+            capi.free_image(image)
+        self._forget_style(request)
         sample = filled.img.sample_params
         return Painting(
             pixels=pixels,
@@ -108,6 +112,39 @@ class SdCpp:
             sampling_method=capi.enum_name("sample_method", sample.sample_method),
             scheduler=capi.enum_name("scheduler", sample.scheduler),
             notes=(*_size_note(asked_size(request.params), size), *self._story.notes()),
+        )
+
+    def _enlarge(self, request: Draw, filled: Filled) -> Painting:
+        """Make a given picture larger; the context, if there is one, stays for what comes next."""
+        given = filled.img.init_image
+        size = (given.width, given.height)
+        if request.max_pixels and size[0] * size[1] > request.max_pixels:
+            message = (
+                f"{size[0]}x{size[1]} is more than the {request.max_pixels} pixels (--max-pixels)"
+                " of this worker."
+            )
+            raise RefusalError("out_of_memory", message)
+        began = time.monotonic()
+        before = self._upscaler
+        upscaler = self._load_upscaler(request, filled, size)
+        drawing = time.monotonic()
+        image = api.sd_image_t.from_buffer_copy(given)
+        try:
+            self._upscale(image, upscaler, request.params.upscale_repeats, given)
+            pixels = _pixels(image)
+        finally:
+            self._free_unless(given, image)
+        return Painting(
+            pixels=pixels,
+            width=image.width,
+            height=image.height,
+            channels=image.channel,
+            load_s=drawing - began if upscaler is not before else 0.0,
+            draw_s=time.monotonic() - drawing,
+            sampling_s=0.0,
+            sampling_method="",
+            scheduler="",
+            notes=self._story.notes(),
         )
 
     def unload(self) -> None:
@@ -181,8 +218,13 @@ class SdCpp:
             message = f"{self._facts.device} cannot be used any more: {self._story.reason()}."
             raise RefusalError("engine_error", message, loading=True)
 
-    def _load_upscaler(self, request: Draw, filled: Filled) -> _Upscaling | None:
-        """Have the right upscaler, or None where none is wanted. Source: `main` of sd-cli."""
+    def _load_upscaler(
+        self, request: Draw, filled: Filled, size: tuple[int, int]
+    ) -> _Upscaling | None:
+        """Have the right upscaler for a picture of this size, or None where none is wanted.
+
+        Source: `main` of sd-cli.
+        """
         params = request.params
         if not params.upscale_model:
             return None
@@ -201,7 +243,7 @@ class SdCpp:
                 raise self._refusal("The engine could not load the upscaler", loading=True)
             self._upscaler = _Upscaling(handle, key, int(api.get_upscale_factor(handle)))
             self._check_device()
-        width, height = asked_size(params)
+        width, height = size
         times = self._upscaler.factor**params.upscale_repeats
         if width * height * 3 * times**2 > limits.PICTURE_BYTES_MAX:
             message = (
@@ -236,6 +278,10 @@ class SdCpp:
             capi.free_image(image)
             message = f"The embedding {unused[0]} fits no text encoder of this model."
             raise RefusalError("engine_error", message)
+        if self._story.lost_photo_maker:
+            capi.free_image(image)
+            self.unload()
+            raise self._refusal("The engine could not use the pictures for PhotoMaker")
         return image, (image.width, image.height)
 
     def _unused_embeddings(self, filled: Filled) -> list[str]:
@@ -259,8 +305,20 @@ class SdCpp:
         if sample.scheduler == capi.COUNTS["scheduler"]:
             sample.scheduler = api.sd_get_default_scheduler(self._context, sample.sample_method)
 
-    def _upscale(self, image: Any, upscaler: _Upscaling | None, repeats: int) -> None:
-        """Enlarge `image` in place, freeing what it was."""
+    def _forget_style(self, request: Draw) -> None:
+        """PhotoMaker keeps the style strength of one picture and plans the next one with it.
+
+        A fresh context plans with the strength that it was made with, so such a context serves one
+        picture. Source: `SamplePlan::resolve`, `get_pmid_conditon`.
+        """
+        params = request.params
+        if params.photo_maker and params.pm_style_strength != _STYLE_STRENGTH:
+            self.unload()
+
+    def _upscale(
+        self, image: Any, upscaler: _Upscaling | None, repeats: int, kept: Any = None
+    ) -> None:
+        """Enlarge `image` in place, freeing what it was unless that is `kept`."""
         if upscaler is None:
             return
         self._tell(self._story.enter("upscaling"))
@@ -268,9 +326,15 @@ class SdCpp:
             larger = api.upscale(upscaler.handle, image, upscaler.factor)
             if not larger.data:
                 raise self._refusal("The engine could not enlarge the picture")
-            capi.free_image(image)
+            self._free_unless(kept, image)
             image.width, image.height = larger.width, larger.height
             image.channel, image.data = larger.channel, larger.data
+
+    def _free_unless(self, kept: Any, image: Any) -> None:
+        if kept is None or ctypes.addressof(kept.data.contents) != ctypes.addressof(
+            image.data.contents
+        ):
+            capi.free_image(image)
 
     def _refusal(self, what: str, *, loading: bool = False) -> RefusalError:
         message = f"{what}: {self._story.reason()}."[: limits.TEXT_CHARS_MAX]
@@ -286,6 +350,19 @@ class SdCpp:
         """The parameters as the engine itself sees them; only the debug level ever shows them."""
         for line in text.splitlines():
             self._reporter.log(0, f"{name} {line}")
+
+
+def _filled(request: Draw) -> Filled:
+    try:
+        return Filled(request)
+    except PetitionError as error:
+        raise RefusalError(error.code, str(error)) from None
+    except ValueError as error:
+        raise RefusalError("unsupported", f"{error}.") from None
+
+
+def _pixels(image: Any) -> bytes:
+    return ctypes.string_at(image.data, image.width * image.height * image.channel)
 
 
 class _Ears:

@@ -54,6 +54,8 @@ _BAD_RULE = re.compile(r'ignoring invalid quant override "(.*)"')
 _FOLDERS = re.compile(r"(?<=')/[^']*/(?=[^/']+')|(?<= )/(?:[^/\s']+/)+")
 #: The device that was there at the start does not work any more; the engine goes on without it.
 _LOST_DEVICE = "loading CPU backend"
+#: The engine cannot use the pictures of the person and draws on without, then and ever after.
+_NO_PHOTO_MAKER = "Turn off PhotoMaker"
 #: A block of reports that is not about sampling is passed on as a sign of life this often.
 _SIGN_OF_LIFE_S = 1.0
 
@@ -86,6 +88,8 @@ class Story:
         self.version = ""
         #: Words of embeddings that were found in a prompt and in their file.
         self.embeddings: set[str] = set()
+        #: PhotoMaker is off until the next load.
+        self.lost_photo_maker = False
         #: Seconds of all sampling steps so far, of both passes of highres fix.
         self.sampling_s = 0.0
         self._no_effect: dict[str, None] = {}
@@ -173,6 +177,7 @@ class Story:
 
     def _hear_warning(self, said: str) -> None:
         self.lost_device = self.lost_device or said.startswith(_LOST_DEVICE)
+        self.lost_photo_maker = self.lost_photo_maker or said.startswith(_NO_PHOTO_MAKER)
         self.bad_rules += _BAD_RULE.findall(said)
         for warning, meaning in _NO_EFFECT:
             if warning.match(said):

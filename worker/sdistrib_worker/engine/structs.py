@@ -6,6 +6,7 @@ Source: `SDContextParams::to_sd_ctx_params_t`, `SDGenerationParams::to_sd_img_ge
 """
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,14 +15,23 @@ from sdistrib.params import HIRES_UPSCALERS, PARAMETERS, Parameter, Params, cach
 from sdistrib.prompts import replace_embeddings, split_loras
 from sdistrib.protocol.engine import Draw
 from sdistrib_worker.engine import capi, embedding
+from sdistrib_worker.engine.base import RefusalError
 from sdistrib_worker.engine.capi import api
+from sdistrib_worker.engine.inputs import Pixels, check_reference, read_picture
 
 #: Upscalers of highres fix that look at pixels and so need the VAE's encoder (and any model does).
 _PIXEL_UPSCALERS = ("lanczos", "nearest")
+#: The word that PhotoMaker replaces. Source: `FrozenCLIPEmbedderWithCustomWords::trigger_word`.
+_TRIGGER = re.compile(r"\bimg\b", re.IGNORECASE)
 
 
 class Filled:
-    """The structs of one request, and everything they point to, kept alive together."""
+    """The structs of one request, and everything they point to, kept alive together.
+
+    Raises:
+        RefusalError: `invalid_params` for an input file that is no picture, naming its flag.
+        PetitionError, ValueError: a value that this engine does not take.
+    """
 
     def __init__(self, request: Draw) -> None:
         #: `sd_ctx_params_t`.
@@ -39,6 +49,10 @@ class Filled:
         self._fill_rest()
 
     def _fill(self, row: Parameter, value: Any) -> None:
+        if row.spec.input:
+            if value:
+                _INPUTS[row.name](self, row, value)
+            return
         if special := _SPECIAL.get(row.spec.engine):
             special(self, value)
             return
@@ -120,6 +134,54 @@ class Filled:
         """Embeddings have other names for the engine."""
         self.img.negative_prompt = replace_embeddings(prompt, self.words).encode()
 
+    def fill_init(self, row: Parameter, digest: str) -> None:
+        """The picture to start from in the request's size; one to be enlarged in its own."""
+        params = self._request.params
+        size = None if params.mode == "upscale" else (params.width, params.height)
+        self.img.init_image = self._image(row, digest, size)
+
+    def fill_mask(self, row: Parameter, digest: str) -> None:
+        """One channel. Without a mask the engine takes a white one, which sd-cli makes itself."""
+        params = self._request.params
+        self.img.mask_image = self._image(row, digest, (params.width, params.height), channels=1)
+
+    def fill_control(self, row: Parameter, digest: str) -> None:
+        """The control picture, or its edges with the thresholds that sd-cli has."""
+        params = self._request.params
+        image = self._image(row, digest, (params.width, params.height))
+        if params.canny and not api.preprocess_canny(image, 0.08, 0.08, 0.8, 1.0, False):
+            raise RefusalError("engine_error", "The engine found no edges for --canny.")
+        self.img.control_image = image
+
+    def fill_references(self, row: Parameter, digests: tuple[str, ...]) -> None:
+        """Reference pictures keep their size; the engine resizes them unless that is off."""
+        images = [self._image(row, digest) for digest in digests]
+        for image in images:
+            check_reference(row, (image.width, image.height), self._request.params)
+        self.img.ref_images = self._array(api.sd_image_t, images)
+        self.img.ref_images_count = len(images)
+
+    def fill_persons(self, row: Parameter, digests: tuple[str, ...]) -> None:
+        """Pictures of a person in their own size; the engine crops them."""
+        if not _TRIGGER.search(self._request.params.prompt):
+            # The engine asserts that it is there.
+            message = "PhotoMaker puts the person where the prompt says 'img'; write it there."
+            raise RefusalError("invalid_params", message)
+        images = [self._image(row, digest) for digest in digests]
+        self.img.pm_params.id_images = self._array(api.sd_image_t, images)
+        self.img.pm_params.id_images_count = len(images)
+
+    def fill_embedding(self, _: Parameter, digest: str) -> None:
+        """The one input file that the engine reads itself."""
+        self.img.pm_params.id_embed_path = self._request.inputs[digest].encode()
+
+    def _image(
+        self, row: Parameter, digest: str, size: tuple[int, int] | None = None, channels: int = 3
+    ) -> Any:
+        """An `sd_image_t` of an input file, whose pixels live as long as this object."""
+        pixels = read_picture(self._request.inputs[digest], row, size, channels)
+        return _as_image(pixels, self._kept)
+
     def _fill_rest(self) -> None:
         request = self._request
         # Weights stay: the next image of this context needs them again.
@@ -168,6 +230,25 @@ _SPECIAL: dict[str, Callable[[Filled, Any], None]] = {
 }
 
 
+#: Parameters that name input files.
+_INPUTS: dict[str, Callable[[Filled, Parameter, Any], None]] = {
+    "init_image": Filled.fill_init,
+    "mask": Filled.fill_mask,
+    "control_image": Filled.fill_control,
+    "ref_images": Filled.fill_references,
+    "pm_id_images": Filled.fill_persons,
+    "pm_id_embed": Filled.fill_embedding,
+}
+
+
+def _as_image(pixels: Pixels, kept: list[Any]) -> Any:
+    """The engine may write into its input: `preprocess_canny` does."""
+    buffer = (ctypes.c_uint8 * len(pixels.data)).from_buffer_copy(pixels.data)
+    kept.append(buffer)
+    data = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint8))
+    return api.sd_image_t(pixels.width, pixels.height, pixels.channels, data)
+
+
 def _members(paths: str, value: Any) -> Iterator[tuple[str, Any]]:
     """ "ctx.a+b" with a pair gives a its first and b its second part; else both get the value."""
     root, _, rest = paths.partition(".")
@@ -183,7 +264,7 @@ def needs_encoder(params: Params) -> bool:
     Source: `main` of sd-cli.
     """
     pixels = bool(hires_model(params)) or params.hires_upscaler.lower() in _PIXEL_UPSCALERS
-    return params.hires and pixels
+    return bool(params.init_image or params.ref_images) or (params.hires and pixels)
 
 
 def asked_size(params: Params) -> tuple[int, int]:
