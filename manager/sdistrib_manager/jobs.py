@@ -12,6 +12,7 @@ from sdistrib.params import (
     ModelKind,
     Params,
     context_params,
+    drawn_pixels,
     drawn_size,
 )
 from sdistrib.petitions import Petition
@@ -31,7 +32,7 @@ class Kind(NamedTuple):
     """What decides which workers can draw a petition, beside its size."""
 
     wanted: tuple[Wanted, ...]
-    #: Of the picture that the engine makes, highres fix included.
+    #: Of the picture that the engine makes, highres fix included; of all frames of a video.
     pixels: int
     #: What each of these files must be: its digest, empty where that is not known, and its size.
     #: Empty before the first grant.
@@ -43,17 +44,16 @@ class Kind(NamedTuple):
 def make_job(petition_id: str, client: str, petition: Petition, find: Find) -> Job:
     """The petition for the scheduler, nothing of it waiting yet."""
     params = petition.params
-    width, height = drawn_size(params)
     return Job(
         id=petition_id,
         client=client,
         context=context_key(params, find),
-        pixels=params.width * params.height,
+        pixels=params.width * params.height * params.video_frames,
         steps=evaluations(params),
         number=0,
         arrived_at=0.0,
         priority=PRIORITIES[petition.priority],
-        kind=Kind(wanted_files(params), width * height),
+        kind=Kind(wanted_files(params), drawn_pixels(params)),
         hedge=petition.hedge,
     )
 
@@ -64,7 +64,7 @@ def evaluations(params: Params) -> int:
     Guidance evaluates it with and without the prompt; highres fix adds a pass over more pixels.
     """
     each = (2 if params.cfg_scale > 1.0 else 1) * (2 if params.sampling_method in _TWICE else 1)
-    steps = float(params.steps)
+    steps = float(params.steps + (params.high_noise_steps or 0))
     if params.hires:
         width, height = drawn_size(params)
         part = (params.hires_steps or params.steps) * params.hires_denoising_strength

@@ -1,5 +1,6 @@
 """A finished picture on the supervisor's side: a `Drawn` frame and its shared memory."""
 
+import math
 import os
 
 from sdistrib import limits
@@ -21,19 +22,20 @@ class Picture:
     def __init__(self, drawn: Drawn, descriptor: int) -> None:
         #: The frame, with size, times and notes.
         self.drawn = drawn
-        self._size = drawn.width * drawn.height * drawn.channels
+        shape = (drawn.width, drawn.height, drawn.channels, drawn.frames)
+        self._size = math.prod(shape)
         found = os.fstat(descriptor).st_size
-        sound = min(drawn.width, drawn.height, drawn.channels) > 0 and found == self._size
-        if not sound or found > limits.PICTURE_BYTES_MAX:
+        sound = min(shape) > 0 and found == self._size
+        if not sound or found > limits.PIXEL_BYTES_MAX:
             os.close(descriptor)
             raise ProtocolError(
                 f"the engine's stream is garbled: a picture of {drawn.width}x{drawn.height}x"
-                f"{drawn.channels} with {found} bytes"
+                f"{drawn.channels}x{drawn.frames} with {found} bytes"
             )
         self._file = os.fdopen(descriptor, "rb", buffering=0)
 
     def pixels(self) -> bytes:
-        """All `height * width * channels` bytes, row by row from the top; once, then it is closed.
+        """All `frames * height * width * channels` bytes, row by row from the top; only once.
 
         They are copied out and not mapped: a file that shrinks under a mapping kills by SIGBUS.
 
