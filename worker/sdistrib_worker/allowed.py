@@ -64,6 +64,6 @@ def too_large(params: Params, declared: Declared) -> ErrorInfo | None:
     what = f"{params.video_frames} x " if params.video_frames > 1 else ""
     return ErrorInfo(
         code="out_of_memory",
-        message=f"{what}{width}x{height} is more than the {declared.max_pixels} pixels (--max-pixels) of"
-        " this worker.",
+        message=f"{what}{width}x{height} is more than the {declared.max_pixels} pixels"
+        " (--max-pixels) of this worker.",
     )
