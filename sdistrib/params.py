@@ -210,8 +210,8 @@ class Params(
     end_image: Annotated[_Input, _film("--end-img", "Picture that the video ends with.", "end_image", input=True, metavar="FILE")] = ""
     control_frames: Annotated[tuple[_InputListed, ...], Meta(max_length=limits.CONTROL_FRAMES_MAX), _film("--control-video", "Folder with the frames that the video follows, in the order of their names.", "control_frames", input=True, metavar="DIR")] = ()
     vace_strength: Annotated[_Scale, _film("--vace-strength", "How strictly a VACE model follows --control-video.", "vace_strength")] = 1.0
-    moe_boundary: Annotated[_Fraction, _film("--moe-boundary", "Where the high-noise model ends, when --high-noise-steps is left out.", "moe_boundary")] = 0.875
-    high_noise_steps: Annotated[int | None, Meta(ge=1, le=limits.STEPS_MAX), _film("--high-noise-steps", "Steps of the high-noise model; by --moe-boundary when left out.", "high_noise_sample_params.sample_steps")] = None
+    moe_boundary: Annotated[_Fraction, _film("--moe-boundary", "Where the high-noise model ends, when --high-noise-steps is -1.", "moe_boundary")] = 0.875
+    high_noise_steps: Annotated[int, Meta(ge=-1, le=limits.STEPS_MAX), _film("--high-noise-steps", "Steps of the high-noise model; -1 finds them by --moe-boundary.", "high_noise_sample_params.sample_steps")] = -1
     high_noise_cfg_scale: Annotated[_Scale, _film("--high-noise-cfg-scale", "Classifier-free guidance of the high-noise model.", "high_noise_sample_params.guidance.txt_cfg")] = 7.0
     high_noise_img_cfg_scale: Annotated[_Scale | None, _film("--high-noise-img-cfg-scale", "Image guidance of the high-noise model; as its --high-noise-cfg-scale when left out.", "high_noise_sample_params.guidance.img_cfg")] = None
     high_noise_guidance: Annotated[_Scale, _film("--high-noise-guidance", "Distilled guidance of the high-noise model.", "high_noise_sample_params.guidance.distilled_guidance")] = 3.5

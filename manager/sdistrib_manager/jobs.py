@@ -64,7 +64,7 @@ def evaluations(params: Params) -> int:
     Guidance evaluates it with and without the prompt; highres fix adds a pass over more pixels.
     """
     each = (2 if params.cfg_scale > 1.0 else 1) * (2 if params.sampling_method in _TWICE else 1)
-    steps = float(params.steps + (params.high_noise_steps or 0))
+    steps = float(params.steps + max(0, params.high_noise_steps))
     if params.hires:
         width, height = drawn_size(params)
         part = (params.hires_steps or params.steps) * params.hires_denoising_strength

@@ -127,6 +127,10 @@ class Filled:
         slg = self.vid.high_noise_sample_params.guidance.slg
         slg.layers, slg.layer_count = self._array(ctypes.c_int, layers), len(layers)
 
+    def fill_high_noise_steps(self, steps: int) -> None:
+        """None at all means the same as -1. Source: `SDGenerationParams::resolve`."""
+        self.vid.high_noise_sample_params.sample_steps = steps if steps > 0 else -1
+
     def fill_sigmas(self, sigmas: tuple[float, ...]) -> None:
         """An array and its length."""
         sample = self.drawn.sample_params
@@ -231,6 +235,7 @@ _SPECIAL: dict[str, Callable[[Filled, Any], None]] = {
     "img.prompt": Filled.fill_prompt,
     "img.sample_params.guidance.slg.layers": Filled.fill_layers,
     "img.sample_params.custom_sigmas": Filled.fill_sigmas,
+    "vid.high_noise_sample_params.sample_steps": Filled.fill_high_noise_steps,
     "vid.high_noise_sample_params.guidance.slg.layers": Filled.fill_high_noise_layers,
     "img.cache": Filled.fill_cache,
     "img.cache.mode": Filled.fill_cache_mode,
