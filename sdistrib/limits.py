@@ -90,8 +90,10 @@ EMBEDDINGS_MAX = 64
 
 #: Reference pictures of one petition, and pictures of a person for PhotoMaker.
 REF_IMAGES_MAX = 16
-#: Input files of one petition: all that its fields can name.
-INPUTS_MAX = 2 * REF_IMAGES_MAX + 4
+#: Frames that a video may be told to follow: sd-cli's examples have 81.
+CONTROL_FRAMES_MAX = 256
+#: Input files of one petition: all that its fields can name in one mode.
+INPUTS_MAX = CONTROL_FRAMES_MAX + 4
 #: Bytes of one input file: a camera's picture, or a large PNG.
 INPUT_BYTES_MAX = 64 * MIB
 #: Bytes of input files that one user may have under way before their petitions are accepted.
@@ -109,6 +111,12 @@ SIDE_MAX = 8192
 SIDE_STEP = 8
 #: Width x height: Pillow's own decompression-bomb bound is of this order.
 PIXELS_MAX = 8192 * 4096
+#: Frames of one video: half a minute at 16 frames per second.
+FRAMES_MAX = 513
+#: Pixels of all frames of one video: 161 frames of 1280 x 720, and half a gigabyte on the way.
+VIDEO_PIXELS_MAX = 161 * 1280 * 720
+#: Bytes that an engine hands over for one image: the largest picture, or video, as pixels.
+PIXEL_BYTES_MAX = max(PICTURE_BYTES_MAX, 3 * VIDEO_PIXELS_MAX)
 #: Sampler steps.
 STEPS_MAX = 1000
 #: The engine's seed is an int64; room is left so that seed + index never overflows.

@@ -25,8 +25,8 @@ ModelKind = Literal[
     "embeddings", "lora", "photomaker",
 ]  # fmt: skip
 
-#: What is drawn: a picture, or a given picture made larger.
-Mode = Literal["img_gen", "upscale"]
+#: What is drawn: a picture, a video, or a given picture made larger.
+Mode = Literal["img_gen", "vid_gen", "upscale"]
 
 SampleMethod = Literal[
     "euler", "euler_a", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v",
@@ -62,7 +62,8 @@ class Spec(NamedTuple):
     help: str
     #: "load": part of the context key; "draw": per image; "finish": after the engine has drawn.
     stage: Stage
-    #: Member of the engine's structs: `ctx.…` is sd_ctx_params_t, `img.…` is sd_img_gen_params_t.
+    #: Member of the engine's structs: `ctx.…` is sd_ctx_params_t, `img.…` is sd_img_gen_params_t
+    #: or, in a video, the member of that name of sd_vid_gen_params_t; `vid.…` is only the latter.
     engine: str = ""
     #: For names of model files: the catalogue kind that is searched.
     kind: ModelKind | None = None
@@ -80,6 +81,10 @@ def _load(flags: str, text: str, engine: str, **more: Any) -> Spec:
 
 def _draw(flags: str, text: str, engine: str, **more: Any) -> Spec:
     return Spec(tuple(flags.split()), text, "draw", "img." + engine if engine else "", **more)
+
+
+def _film(flags: str, text: str, engine: str, **more: Any) -> Spec:
+    return Spec(tuple(flags.split()), text, "draw", "vid." + engine if engine else "", **more)
 
 
 def _finish(flags: str, text: str, **more: Any) -> Spec:
@@ -110,7 +115,7 @@ class Params(
     error and not ignored: a picture drawn without a wish that was uttered is a wrong picture.
     """
 
-    mode: Annotated[Mode, _draw("--mode -M", "Draw a picture, or make the picture of -i larger.", "")] = "img_gen"
+    mode: Annotated[Mode, _draw("--mode -M", "Draw a picture, a video, or make the picture of -i larger.", "")] = "img_gen"
 
     # --- model files: looked up in the worker's catalogue ---
     model: Annotated[_Name, _load("--model -m", "Checkpoint with everything in it.", "model_path", kind="stable-diffusion")] = ""
@@ -203,6 +208,24 @@ class Params(
     hires_steps: Annotated[int, Meta(ge=0, le=limits.STEPS_MAX), _draw("--hires-steps", "Steps of the second pass; 0 repeats --steps.", "hires.steps")] = 0
     hires_denoising_strength: Annotated[float, Meta(gt=0.0, le=1.0), _draw("--hires-denoising-strength", "How much the second pass may change.", "hires.denoising_strength")] = 0.7
     hires_upscale_tile_size: Annotated[int, Meta(ge=1, le=4096), _draw("--hires-upscale-tile-size", "Tile size of a model upscaler in highres fix.", "hires.upscale_tile_size")] = 128
+
+    # --- of videos ---
+    video_frames: Annotated[int, Meta(ge=1, le=limits.FRAMES_MAX), _film("--video-frames", "Frames of the video; Wan models make 4n + 1.", "video_frames")] = 1
+    fps: Annotated[int, Meta(ge=1, le=120), _film("--fps", "Frames per second of the video's file.", "")] = 16
+    end_image: Annotated[_Input, _film("--end-img", "Picture that the video ends with.", "end_image", input=True, metavar="FILE")] = ""
+    control_frames: Annotated[tuple[_InputListed, ...], Meta(max_length=limits.CONTROL_FRAMES_MAX), _film("--control-video", "Folder with the frames that the video follows, in the order of their names.", "control_frames", input=True, metavar="DIR")] = ()
+    vace_strength: Annotated[_Scale, _film("--vace-strength", "How strictly a VACE model follows --control-video.", "vace_strength")] = 1.0
+    moe_boundary: Annotated[_Fraction, _film("--moe-boundary", "Where the high-noise model ends, when --high-noise-steps is -1.", "moe_boundary")] = 0.875
+    high_noise_steps: Annotated[int, Meta(ge=-1, le=limits.STEPS_MAX), _film("--high-noise-steps", "Steps of the high-noise model; -1 finds them by --moe-boundary.", "high_noise_sample_params.sample_steps")] = -1
+    high_noise_cfg_scale: Annotated[_Scale, _film("--high-noise-cfg-scale", "Classifier-free guidance of the high-noise model.", "high_noise_sample_params.guidance.txt_cfg")] = 7.0
+    high_noise_img_cfg_scale: Annotated[_Scale | None, _film("--high-noise-img-cfg-scale", "Image guidance of the high-noise model; as its --high-noise-cfg-scale when left out.", "high_noise_sample_params.guidance.img_cfg")] = None
+    high_noise_guidance: Annotated[_Scale, _film("--high-noise-guidance", "Distilled guidance of the high-noise model.", "high_noise_sample_params.guidance.distilled_guidance")] = 3.5
+    high_noise_sampling_method: Annotated[SampleMethod | None, _film("--high-noise-sampling-method", "Sampler of the high-noise model; the model's own when left out.", "high_noise_sample_params.sample_method")] = None
+    high_noise_eta: Annotated[_Scale | None, _film("--high-noise-eta", "Noise multiplier of the high-noise model; the sampler's own when left out.", "high_noise_sample_params.eta")] = None
+    high_noise_slg_scale: Annotated[_Scale, _film("--high-noise-slg-scale", "Skip-layer guidance of the high-noise model; 0 is off.", "high_noise_sample_params.guidance.slg.scale")] = 0.0
+    high_noise_skip_layers: Annotated[tuple[_Layer, ...], Meta(max_length=64), _film("--high-noise-skip-layers", "Layers that skip-layer guidance of the high-noise model skips.", "high_noise_sample_params.guidance.slg.layers", metavar="[N,N,…]")] = (7, 8, 9)
+    high_noise_skip_layer_start: Annotated[_Fraction, _film("--high-noise-skip-layer-start", "Where skip-layer guidance of the high-noise model starts.", "high_noise_sample_params.guidance.slg.layer_start")] = 0.01
+    high_noise_skip_layer_end: Annotated[_Fraction, _film("--high-noise-skip-layer-end", "Where skip-layer guidance of the high-noise model ends.", "high_noise_sample_params.guidance.slg.layer_end")] = 0.2
 
     # --- after the engine has drawn ---
     upscale_model: Annotated[_Name, _finish("--upscale-model", "ESRGAN model that enlarges the finished picture.", kind="esrgan")] = ""
@@ -300,8 +323,8 @@ def check(params: Params) -> None:
             "model", "No model is named; give -m NAME, or --diffusion-model NAME and its parts."
         )
     _check_inputs(params)
-    if params.skip_layer_start > params.skip_layer_end:
-        _refuse("skip_layer_start", "--skip-layer-start must not lie behind --skip-layer-end.")
+    _check_mode(params)
+    _check_skips(params)
     if any(low > high for high, low in zip(params.sigmas, params.sigmas[1:], strict=False)):
         _refuse("sigmas", "--sigmas must go from high to low.")
     cache_settings(params)
@@ -354,6 +377,41 @@ def _check_inputs(params: Params) -> None:
                 _refuse(field, f"{flag} means nothing without {missing}.")
 
 
+#: Members of sd_img_gen_params_t that sd_vid_gen_params_t has not.
+_STILL_MEMBERS = {
+    "ref_images", "auto_resize_ref_image", "increase_ref_index", "mask_image", "control_image",
+    "control_strength", "pm_params", "hires",
+}  # fmt: skip
+#: Parameters that act on pictures only, beside models for that; and those of videos only.
+_STILL_FIELDS = frozenset(
+    {
+        row.name
+        for row in PARAMETERS
+        if row.spec.engine.split(".")[1:2] in [[m] for m in _STILL_MEMBERS]
+    }
+    | {"canny", "control_net", "photo_maker"}
+)
+_FILM_FIELDS = frozenset(
+    {row.name for row in PARAMETERS if row.spec.engine.startswith("vid.")} | {"fps"}
+)
+
+
+def _check_skips(params: Params) -> None:
+    for prefix in ("", "high_noise_"):
+        start, end = f"{prefix}skip_layer_start", f"{prefix}skip_layer_end"
+        if getattr(params, start) > getattr(params, end):
+            first, last = (BY_NAME[name].spec.flags[0] for name in (start, end))
+            _refuse(start, f"{first} must not lie behind {last}.")
+
+
+def _check_mode(params: Params) -> None:
+    film = params.mode == "vid_gen"
+    for name in sorted(_STILL_FIELDS if film else _FILM_FIELDS):
+        if getattr(params, name) != BY_NAME[name].default:
+            where = "with" if film else "without"
+            _refuse(name, f"{BY_NAME[name].spec.flags[0]} has no meaning {where} -M vid_gen.")
+
+
 #: Fields that hold text, and fields that may hold a number which is none.
 _TEXTS = tuple(row.name for row in PARAMETERS if row.type is str)
 _NUMBERS = tuple(row.name for row in PARAMETERS if "float" in str(row.type))
@@ -380,6 +438,12 @@ def _check_text(field: str, text: str, bytes_max: int) -> None:
         )
 
 
+def drawn_pixels(params: Params) -> int:
+    """Pixels that the engine draws for one image, of all frames of a video together."""
+    width, height = drawn_size(params)
+    return width * height * params.video_frames
+
+
 def drawn_size(params: Params) -> tuple[int, int]:
     """Width and height that the engine samples at in the end, after highres fix."""
     if not params.hires or params.hires_upscaler.lower() == "none":
@@ -393,6 +457,13 @@ def drawn_size(params: Params) -> tuple[int, int]:
 
 def _check_pixels(params: Params) -> None:
     width, height = drawn_size(params)
+    if drawn_pixels(params) > limits.VIDEO_PIXELS_MAX:
+        raise PetitionError.of(
+            "too_large",
+            f"{params.video_frames} frames of {width}x{height} are more than the"
+            f" {limits.VIDEO_PIXELS_MAX} pixels that sdistrib draws for one video.",
+            field="video_frames",
+        )
     if width * height > limits.PIXELS_MAX or max(width, height) > limits.SIDE_MAX:
         raise PetitionError.of(
             "too_large",

@@ -12,6 +12,7 @@ from sdistrib.params import (
     ModelKind,
     Params,
     context_params,
+    drawn_pixels,
     drawn_size,
 )
 from sdistrib.petitions import Petition, Relief
@@ -31,7 +32,7 @@ class Kind(NamedTuple):
     """What decides which workers can draw a petition, beside its size."""
 
     wanted: tuple[Wanted, ...]
-    #: Of the picture that the engine makes, highres fix included.
+    #: Of the picture that the engine makes, highres fix included; of all frames of a video.
     pixels: int
     #: What each of these files must be: its digest, empty where that is not known, and its size.
     #: Empty before the first grant.
@@ -54,17 +55,16 @@ def make_job(
     `decided` are parameters that all workers' owners decide themselves, whatever it wishes.
     """
     params = petition.params
-    width, height = drawn_size(params)
     return Job(
         id=petition_id,
         client=client,
         context=context_key(params, find, decided),
-        pixels=params.width * params.height,
+        pixels=params.width * params.height * params.video_frames,
         steps=evaluations(params),
         number=0,
         arrived_at=0.0,
         priority=PRIORITIES[petition.priority],
-        kind=Kind(wanted_files(params), width * height, tiled=params.vae_tiling),
+        kind=Kind(wanted_files(params), drawn_pixels(params), tiled=params.vae_tiling),
         hedge=petition.hedge,
     )
 
@@ -91,6 +91,7 @@ def evaluations(params: Params) -> int:
         return 1
     each = (2 if params.cfg_scale > 1.0 else 1) * (2 if params.sampling_method in _TWICE else 1)
     steps = params.steps * (params.strength if params.init_image else 1.0)
+    steps += max(0, params.high_noise_steps)
     if params.hires:
         width, height = drawn_size(params)
         part = (params.hires_steps or params.steps) * params.hires_denoising_strength

@@ -121,13 +121,16 @@ class At(EngineFrame, frozen=True, kw_only=True):
 class Drawn(EngineFrame, frozen=True, kw_only=True):
     """The picture is finished; its pixels are in the file that comes with this frame.
 
-    The file holds `width * height * channels` bytes, row by row from the top, no padding.
+    The file holds `frames * width * height * channels` bytes, frame by frame, row by row from the
+    top, no padding.
     """
 
     ticket: int
     width: int
     height: int
     channels: int
+    #: More than one in a video.
+    frames: int = 1
     load_s: float
     draw_s: float
     #: All sampling steps together, by the child's clock; no more than `draw_s`.

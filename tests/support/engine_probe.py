@@ -3,7 +3,9 @@
 Each call of `new_sd_ctx`, `generate_image`, `preprocess_canny`, `new_upscaler_ctx` and `upscale`
 first writes what it got as one JSON line "WITNESS …" to stderr, which the supervisor hands out as a
 log line. With `--blind` the contexts are not really made: for parameters that no tiny model can
-take. With `--heap` nothing but the bytes in use on the C heap is told, before each image.
+take. With `--film` the model is taken for one that makes videos, of which there is no tiny one:
+what it would be asked is told, and frames are given back as the engine would. With `--heap` nothing
+but the bytes in use on the C heap is told, before each image.
 """
 
 import ctypes
@@ -49,7 +51,7 @@ def picture(image: Any) -> dict[str, Any]:
 
 
 def _count(struct: Any, name: str) -> int:
-    for other in (f"{name}_count", f"{name.removesuffix('s')}_count"):
+    for other in (f"{name}_count", f"{name.removesuffix('s')}_count", f"{name}_size"):
         if hasattr(struct, other):
             return int(getattr(struct, other))
     return 0
@@ -87,14 +89,35 @@ def _heap_bytes() -> int:
     return int(info.uordblks + info.hblkhd)
 
 
+def _film(_: object, params: Any, count: Any) -> Any:
+    """Frames in the engine's own memory: each one grey is a step lighter than the one before."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    frames, size = params.video_frames, params.width * params.height * 3
+    kind = api.sd_image_t * frames
+    images = kind.from_address(libc.malloc(ctypes.sizeof(kind)))
+    for number in range(frames):
+        data = libc.malloc(size)
+        ctypes.memset(data, number + params.seed, size)
+        pixels = ctypes.cast(data, ctypes.POINTER(ctypes.c_uint8))
+        images[number] = api.sd_image_t(params.width, params.height, 3, pixels)
+    count._obj.value = frames
+    return ctypes.cast(images, ctypes.POINTER(api.sd_image_t))
+
+
 def main() -> None:
-    option = sys.argv.pop() if sys.argv[-1] in ("--blind", "--heap") else ""
+    options = ("--blind", "--heap", "--film")
+    option = sys.argv.pop() if sys.argv[-1] in options else ""
     if option == "--heap":
         _wrap("generate_image", lambda *_: _heap_bytes())
         program.main()
+    if option == "--film":
+        api.sd_ctx_supports_video_generation = lambda _: True
+        api.generate_video = _film
     blind = option == "--blind"
     _wrap("new_sd_ctx", plain, blind)
     _wrap("generate_image", lambda _, params: plain(params))
+    _wrap("generate_video", lambda _, params, count: plain(params))
     _wrap("new_upscaler_ctx", lambda path, *rest: [path.decode(), *rest])
     _wrap("preprocess_canny", lambda image, *rest: [picture(image), *rest])
     _wrap("upscale", lambda _, image, factor: [image.width, image.height, factor])

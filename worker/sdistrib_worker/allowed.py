@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from sdistrib.errors import ConfigError, ErrorInfo
-from sdistrib.params import Params, drawn_size
+from sdistrib.params import Params, drawn_pixels, drawn_size
 from sdistrib.protocol.messages import Declared
 from sdistrib_worker.shelf import StoredFile
 
@@ -58,10 +58,12 @@ def too_large(params: Params, declared: Declared) -> ErrorInfo | None:
     if params.mode == "upscale":
         return None
     width, height = drawn_size(params)
-    if not declared.max_pixels or width * height <= declared.max_pixels:
+    pixels = drawn_pixels(params)
+    if not declared.max_pixels or pixels <= declared.max_pixels:
         return None
+    what = f"{params.video_frames} x " if params.video_frames > 1 else ""
     return ErrorInfo(
         code="out_of_memory",
-        message=f"{width}x{height} is more than the {declared.max_pixels} pixels (--max-pixels) of"
-        " this worker.",
+        message=f"{what}{width}x{height} is more than the {declared.max_pixels} pixels"
+        " (--max-pixels) of this worker.",
     )

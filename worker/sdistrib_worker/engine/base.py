@@ -11,7 +11,7 @@ from sdistrib.protocol.messages import EngineFacts, Phase
 class Painting(NamedTuple):
     """A finished picture inside the child."""
 
-    #: `height * width * channels` bytes, row by row from the top, no padding.
+    #: `frames * height * width * channels` bytes, row by row from the top, no padding.
     pixels: bytes
     width: int
     height: int
@@ -27,6 +27,8 @@ class Painting(NamedTuple):
     scheduler: str
     #: What the user should know about this picture.
     notes: tuple[str, ...]
+    #: More than one in a video.
+    frames: int = 1
 
 
 class Reporter(Protocol):

@@ -36,11 +36,15 @@ _libc.free.argtypes = [c_void_p]
 _libc.free.restype = None
 _ctx_params_init = _declare("sd_ctx_params_init", [POINTER(api.sd_ctx_params_t)])
 _img_gen_params_init = _declare("sd_img_gen_params_init", [POINTER(api.sd_img_gen_params_t)])
+_vid_gen_params_init = _declare("sd_vid_gen_params_init", [POINTER(api.sd_vid_gen_params_t)])
 _sample_params_init = _declare("sd_sample_params_init", [POINTER(api.sd_sample_params_t)])
 # The texts come back as plain pointers: as c_char_p ctypes would copy them and lose what to free.
 _ctx_params_to_str = _declare("sd_ctx_params_to_str", [POINTER(api.sd_ctx_params_t)], c_void_p)
 _img_gen_params_to_str = _declare(
     "sd_img_gen_params_to_str", [POINTER(api.sd_img_gen_params_t)], c_void_p
+)
+_sample_params_to_str = _declare(
+    "sd_sample_params_to_str", [POINTER(api.sd_sample_params_t)], c_void_p
 )
 #: Words to numbers, by the last part of the member's name.
 _WORDS: dict[str, Any] = {
@@ -98,6 +102,13 @@ def img_gen_params() -> Any:
     return params
 
 
+def vid_gen_params() -> Any:
+    """A fresh `sd_vid_gen_params_t` with the engine's own defaults."""
+    params = api.sd_vid_gen_params_t()
+    _vid_gen_params_init(params)
+    return params
+
+
 def sample_params() -> Any:
     """A fresh `sd_sample_params_t` with the engine's own defaults."""
     params = api.sd_sample_params_t()
@@ -113,6 +124,12 @@ def ctx_params_text(params: Any) -> str:
 def img_gen_params_text(params: Any) -> str:
     """`params` as the engine itself prints them; its buffer ends at 4 KiB, long prompts cut it."""
     return _taken_text(_img_gen_params_to_str(params))
+
+
+def vid_gen_params_text(params: Any) -> str:
+    """The parts of `params` that the engine can print: how both models sample."""
+    parts = (params.sample_params, params.high_noise_sample_params)
+    return "\n".join(_taken_text(_sample_params_to_str(part)) for part in parts)
 
 
 def _taken_text(pointer: int | None) -> str:

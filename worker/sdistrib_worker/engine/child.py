@@ -202,6 +202,7 @@ def _drawn(ticket: int, painting: Painting) -> Drawn:
         width=painting.width,
         height=painting.height,
         channels=painting.channels,
+        frames=painting.frames,
         load_s=painting.load_s,
         draw_s=painting.draw_s,
         sampling_s=painting.sampling_s,

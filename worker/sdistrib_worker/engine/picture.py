@@ -1,5 +1,6 @@
 """Pixels on the supervisor's side: a `Drawn` or `Previewed` frame and its shared memory."""
 
+import math
 import os
 
 from sdistrib import limits
@@ -19,19 +20,21 @@ class SharedPixels:
     """
 
     def __init__(self, frame: Drawn | Previewed, descriptor: int) -> None:
-        self._size = frame.width * frame.height * frame.channels
+        frames = frame.frames if isinstance(frame, Drawn) else 1
+        shape = (frame.width, frame.height, frame.channels, frames)
+        self._size = math.prod(shape)
         found = os.fstat(descriptor).st_size
-        sound = min(frame.width, frame.height, frame.channels) > 0 and found == self._size
-        if not sound or found > limits.PICTURE_BYTES_MAX:
+        sound = min(shape) > 0 and found == self._size
+        if not sound or found > limits.PIXEL_BYTES_MAX:
             os.close(descriptor)
             raise ProtocolError(
                 f"the engine's stream is garbled: a picture of {frame.width}x{frame.height}x"
-                f"{frame.channels} with {found} bytes"
+                f"{frame.channels}x{frames} with {found} bytes"
             )
         self._file = os.fdopen(descriptor, "rb", buffering=0)
 
     def pixels(self) -> bytes:
-        """All `height * width * channels` bytes, row by row from the top; once, then it is closed.
+        """All `frames * height * width * channels` bytes, row by row from the top; only once.
 
         They are copied out and not mapped: a file that shrinks under a mapping kills by SIGBUS.
 

@@ -83,6 +83,8 @@ class SdCpp:
             filled = _filled(request)
             if request.params.mode == "upscale":
                 return self._enlarge(request, filled)
+            if request.params.mode == "vid_gen":
+                return self._film(request, filled)
             return self._paint(request, filled)
         except MemoryError:
             self.unload()
@@ -91,6 +93,7 @@ class SdCpp:
     def _paint(self, request: Draw, filled: Filled) -> Painting:
         began = time.monotonic()
         loaded = self._load(request, filled)
+        self._check_mode(film=False)
         upscaler = self._load_upscaler(request, filled, asked_size(request.params))
         drawing = time.monotonic()
         image, size = self._generate(filled, request.preview)
@@ -112,6 +115,42 @@ class SdCpp:
             sampling_method=capi.enum_name("sample_method", sample.sample_method),
             scheduler=capi.enum_name("scheduler", sample.scheduler),
             notes=(*_size_note(asked_size(request.params), size), *self._story.notes()),
+        )
+
+    def _film(self, request: Draw, filled: Filled) -> Painting:
+        """Draw a video, all frames in one run of the engine."""
+        began = time.monotonic()
+        loaded = self._load(request, filled)
+        self._check_mode(film=True)
+        size = (request.params.width, request.params.height)
+        upscaler = self._load_upscaler(request, filled, size)
+        drawing = time.monotonic()
+        frames = self._generate_frames(filled)
+        got = (frames[0].width, frames[0].height)
+        try:
+            for frame in frames:
+                self._upscale(frame, upscaler, request.params.upscale_repeats)
+            pixels = b"".join(map(_pixels, frames))
+        finally:
+            for frame in frames:
+                capi.free_image(frame)
+        sample = filled.vid.sample_params
+        return Painting(
+            pixels=pixels,
+            width=frames[0].width,
+            height=frames[0].height,
+            channels=frames[0].channel,
+            load_s=drawing - began if loaded else 0.0,
+            draw_s=time.monotonic() - drawing,
+            sampling_s=self._story.sampling_s,
+            sampling_method=capi.enum_name("sample_method", sample.sample_method),
+            scheduler=capi.enum_name("scheduler", sample.scheduler),
+            notes=(
+                *_size_note(size, got),
+                *_frames_note(request.params.video_frames, len(frames)),
+                *self._story.notes(),
+            ),
+            frames=len(frames),
         )
 
     def _enlarge(self, request: Draw, filled: Filled) -> Painting:
@@ -205,13 +244,19 @@ class SdCpp:
         if story.bad_rules:
             message = f"--tensor-type-rules has {story.bad_rules[0]!r}, which is no rule."
             raise RefusalError("invalid_params", message, loading=True)
-        if not api.sd_ctx_supports_image_generation(context):
-            message = "This model makes videos; sdistrib draws images."
-            raise RefusalError("unsupported", message, loading=True)
         if filled.words and not story.takes_embeddings:
             message = f"Embeddings are for SD 1, SD 2 and SDXL; this model is {story.version}."
             raise RefusalError("unsupported", message, loading=True)
         self._check_device()
+
+    def _check_mode(self, *, film: bool) -> None:
+        """The engine aborts when it is asked for what its model cannot do."""
+        if film and not api.sd_ctx_supports_video_generation(self._context):
+            message = "This model makes pictures, not videos; leave out -M vid_gen."
+            raise RefusalError("unsupported", message, loading=True)
+        if not film and not api.sd_ctx_supports_image_generation(self._context):
+            message = "This model makes videos, not pictures; give -M vid_gen."
+            raise RefusalError("unsupported", message, loading=True)
 
     def _check_device(self) -> None:
         if self._story.lost_device and self._facts.backend != "cpu":
@@ -245,7 +290,9 @@ class SdCpp:
             self._check_device()
         width, height = size
         times = self._upscaler.factor**params.upscale_repeats
-        if width * height * 3 * times**2 > limits.PICTURE_BYTES_MAX:
+        frames = params.video_frames
+        most = limits.PICTURE_BYTES_MAX if frames == 1 else limits.PIXEL_BYTES_MAX
+        if width * height * 3 * times**2 * frames > most:
             message = (
                 f"Enlarging {width}x{height} by {times} makes {width * times}x{height * times}"
                 f" pixels, more than sdistrib sends."
@@ -293,6 +340,29 @@ class SdCpp:
         text = b"\n".join(prompts).decode()
         used = self._story.embeddings
         return [name for name, word in filled.words.items() if word in text and word not in used]
+
+    def _generate_frames(self, filled: Filled) -> list[Any]:
+        """The frames as `sd_image_t`s that the caller frees, at least one."""
+        self._resolve_sampler(filled.vid.sample_params)
+        high_noise = filled.vid.high_noise_sample_params
+        if high_noise.sample_method == capi.COUNTS["sample_method"]:
+            high_noise.sample_method = api.sd_get_default_sample_method(self._context)
+        self._dump("sd_vid_gen_params_t", capi.vid_gen_params_text(filled.vid))
+        self._tell(self._story.enter("encoding"))
+        count = ctypes.c_int()
+        images = api.generate_video(self._context, filled.vid, ctypes.byref(count))
+        if not images or count.value < 1:
+            raise self._refusal("The engine drew no video")
+        frames = [api.sd_image_t.from_buffer_copy(images[i]) for i in range(count.value)]
+        capi.free_images(images)
+        if self._story.unread or not all(frame.data for frame in frames):
+            for frame in frames:
+                capi.free_image(frame)
+            unread = ", ".join(self._story.unread)
+            raise self._refusal(
+                f"The engine could not read {unread}" if unread else "The engine lost a frame"
+            )
+        return frames
 
     def _resolve_sampler(self, sample: Any) -> None:
         """Choose what was left open, as sd-cli does before it draws.
@@ -399,6 +469,10 @@ def _facts(chosen: device.Device) -> EngineFacts:
         fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
         system_info=info[: limits.TEXT_CHARS_MAX],
     )
+
+
+def _frames_note(asked: int, got: int) -> tuple[str, ...]:
+    return () if asked == got else (f"asked for {asked} frames; this model made it {got}",)
 
 
 def _size_note(asked: tuple[int, int], got: tuple[int, int]) -> tuple[str, ...]:

@@ -40,13 +40,22 @@ class Filled:
         self.img = capi.img_gen_params()
         #: The word for each embedding in the engine's prompts, by its name in the petition's.
         self.words = {one.name: embedding.word_of(one.path) for one in request.embeddings}
+        #: `sd_vid_gen_params_t`.
+        self.vid = capi.vid_gen_params()
+        #: The one of the two that is drawn with.
+        self.drawn = self.vid if request.params.mode == "vid_gen" else self.img
         self._request = request
         self._written: set[str] = set()
         self._kept: list[Any] = []
         for row in PARAMETERS:
-            if row.spec.engine:
+            if row.spec.engine and self._takes(row):
                 self._fill(row, getattr(request.params, row.name))
         self._fill_rest()
+
+    def _takes(self, row: Parameter) -> bool:
+        """The struct that is drawn with has this member; `check` saw to it that none is missed."""
+        root, *members = row.spec.engine.split(".")
+        return root == "ctx" or hasattr(self.drawn, members[0].split("+")[0])
 
     def _fill(self, row: Parameter, value: Any) -> None:
         if row.spec.input:
@@ -74,7 +83,7 @@ class Filled:
 
     def _holder(self, path: str) -> tuple[Any, str]:
         root, *between, member = path.split(".")
-        holder = self.ctx if root == "ctx" else self.img
+        holder = self.ctx if root == "ctx" else self.drawn
         for name in between:
             holder = getattr(holder, name)
         return holder, member
@@ -82,20 +91,20 @@ class Filled:
     def fill_cache(self, _: str) -> None:
         """The settings that belong to the mode; those not named stay the engine's own."""
         for member, number in cache_settings(self._request.params).items():
-            setattr(self.img.cache, member, number)
+            setattr(self.drawn.cache, member, number)
 
     def fill_cache_mode(self, word: str) -> None:
         """The only words that the engine has no `str_to_*` for."""
         name = "SD_CACHE_" + word.upper().replace("-", "_")
-        self.img.cache.mode = int(api.SDCacheMode[name])
+        self.drawn.cache.mode = int(api.SDCacheMode[name])
 
     def fill_scm_mask(self, mask: str) -> None:
         """No mask is NULL, not an empty one."""
-        self.img.cache.scm_mask = mask.encode() or None
+        self.drawn.cache.scm_mask = mask.encode() or None
 
     def fill_scm_policy(self, word: str) -> None:
         """A word for people, a switch for the engine."""
-        self.img.cache.scm_policy_dynamic = word == "dynamic"
+        self.drawn.cache.scm_policy_dynamic = word == "dynamic"
 
     def fill_upscaler(self, wanted: str) -> None:
         """A built-in upscaler in any case, or a model's file; "None" switches highres fix off."""
@@ -112,12 +121,21 @@ class Filled:
 
     def fill_layers(self, layers: tuple[int, ...]) -> None:
         """An array and its length."""
-        slg = self.img.sample_params.guidance.slg
+        slg = self.drawn.sample_params.guidance.slg
         slg.layers, slg.layer_count = self._array(ctypes.c_int, layers), len(layers)
+
+    def fill_high_noise_layers(self, layers: tuple[int, ...]) -> None:
+        """An array and its length."""
+        slg = self.vid.high_noise_sample_params.guidance.slg
+        slg.layers, slg.layer_count = self._array(ctypes.c_int, layers), len(layers)
+
+    def fill_high_noise_steps(self, steps: int) -> None:
+        """None at all means the same as -1. Source: `SDGenerationParams::resolve`."""
+        self.vid.high_noise_sample_params.sample_steps = steps if steps > 0 else -1
 
     def fill_sigmas(self, sigmas: tuple[float, ...]) -> None:
         """An array and its length."""
-        sample = self.img.sample_params
+        sample = self.drawn.sample_params
         sample.custom_sigmas = self._array(ctypes.c_float, sigmas)
         sample.custom_sigmas_count = len(sigmas)
 
@@ -128,17 +146,17 @@ class Filled:
 
     def fill_prompt(self, prompt: str) -> None:
         """LoRAs travel resolved, in the request; their tags must not be read as words."""
-        self.img.prompt = replace_embeddings(split_loras(prompt)[0], self.words).encode()
+        self.drawn.prompt = replace_embeddings(split_loras(prompt)[0], self.words).encode()
 
     def fill_negative_prompt(self, prompt: str) -> None:
         """Embeddings have other names for the engine."""
-        self.img.negative_prompt = replace_embeddings(prompt, self.words).encode()
+        self.drawn.negative_prompt = replace_embeddings(prompt, self.words).encode()
 
     def fill_init(self, row: Parameter, digest: str) -> None:
         """The picture to start from in the request's size; one to be enlarged in its own."""
         params = self._request.params
         size = None if params.mode == "upscale" else (params.width, params.height)
-        self.img.init_image = self._image(row, digest, size)
+        self.drawn.init_image = self._image(row, digest, size)
 
     def fill_mask(self, row: Parameter, digest: str) -> None:
         """One channel. Without a mask the engine takes a white one, which sd-cli makes itself."""
@@ -171,6 +189,19 @@ class Filled:
         self.img.pm_params.id_images = self._array(api.sd_image_t, images)
         self.img.pm_params.id_images_count = len(images)
 
+    def fill_end(self, row: Parameter, digest: str) -> None:
+        """The last frame, in the request's size."""
+        params = self._request.params
+        self.vid.end_image = self._image(row, digest, (params.width, params.height))
+
+    def fill_frames(self, row: Parameter, digests: tuple[str, ...]) -> None:
+        """Frames to follow, in the request's size, no more than the video has."""
+        params = self._request.params
+        size = (params.width, params.height)
+        frames = [self._image(row, digest, size) for digest in digests[: params.video_frames]]
+        self.vid.control_frames = self._array(api.sd_image_t, frames)
+        self.vid.control_frames_size = len(frames)
+
     def fill_embedding(self, _: Parameter, digest: str) -> None:
         """The one input file that the engine reads itself."""
         self.img.pm_params.id_embed_path = self._request.inputs[digest].encode()
@@ -187,13 +218,13 @@ class Filled:
         # Weights stay: the next image of this context needs them again.
         self.ctx.free_params_immediately = False
         self.ctx.vae_decode_only = not needs_encoder(request.params)
-        self.img.seed = request.seed
+        self.drawn.seed = request.seed
         self.img.batch_count = 1
         loras = [
             api.sd_lora_t(one.high_noise, one.weight, one.path.encode()) for one in request.loras
         ]
-        self.img.loras = self._array(api.sd_lora_t, loras)
-        self.img.lora_count = len(loras)
+        self.drawn.loras = self._array(api.sd_lora_t, loras)
+        self.drawn.lora_count = len(loras)
         self._fill_embeddings()
 
     def _fill_embeddings(self) -> None:
@@ -222,6 +253,8 @@ _SPECIAL: dict[str, Callable[[Filled, Any], None]] = {
     "img.negative_prompt": Filled.fill_negative_prompt,
     "img.sample_params.guidance.slg.layers": Filled.fill_layers,
     "img.sample_params.custom_sigmas": Filled.fill_sigmas,
+    "vid.high_noise_sample_params.sample_steps": Filled.fill_high_noise_steps,
+    "vid.high_noise_sample_params.guidance.slg.layers": Filled.fill_high_noise_layers,
     "img.cache": Filled.fill_cache,
     "img.cache.mode": Filled.fill_cache_mode,
     "img.cache.scm_mask": Filled.fill_scm_mask,
@@ -237,6 +270,8 @@ _INPUTS: dict[str, Callable[[Filled, Parameter, Any], None]] = {
     "control_image": Filled.fill_control,
     "ref_images": Filled.fill_references,
     "pm_id_images": Filled.fill_persons,
+    "end_image": Filled.fill_end,
+    "control_frames": Filled.fill_frames,
     "pm_id_embed": Filled.fill_embedding,
 }
 
@@ -264,7 +299,8 @@ def needs_encoder(params: Params) -> bool:
     Source: `main` of sd-cli.
     """
     pixels = bool(hires_model(params)) or params.hires_upscaler.lower() in _PIXEL_UPSCALERS
-    return bool(params.init_image or params.ref_images) or (params.hires and pixels)
+    wanted = params.mode == "vid_gen" or params.init_image or params.ref_images
+    return bool(wanted) or (params.hires and pixels)
 
 
 def asked_size(params: Params) -> tuple[int, int]:
