@@ -333,6 +333,8 @@ def check(params: Params) -> None:
 
 
 def _check_file(params: Params) -> None:
+    if params.mode == "vid_gen" and (params.format, params.lossless) != ("webp", True):
+        _refuse("format", "A video travels as lossless webp; its file may be another one.")
     if params.lossless and params.format != "webp":
         _refuse("lossless", f"--lossless is for webp files; this one is {params.format}.")
     if params.quality is not None and (params.lossless or params.format == "png"):

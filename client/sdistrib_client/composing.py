@@ -52,6 +52,9 @@ def _composed(
     given = {name: value for name, value in params.items() if value is not None}
     write_names(given)
     _check_names(given)
+    if given.get("mode") == "vid_gen":
+        # On its way a video is a file that loses nothing; what it becomes is the caller's business.
+        given = {"format": "webp", "lossless": True} | given
     read = read_inputs(given, sized=True)
     given = read.params
     _name_sampling(given)

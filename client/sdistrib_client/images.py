@@ -30,8 +30,8 @@ EXTENSIONS: dict[str, PictureFormat] = {
     ".jpe": "jpeg",
     ".webp": "webp",
 }
-#: Formats that sd-cli writes and we do not, yet.
-_NOT_YET = (".avi", ".webm")
+#: Extensions of videos alone.
+_FILMS = (".avi", ".webm")
 
 
 def extension_of(format_: str) -> str:
@@ -69,9 +69,8 @@ class Outputs:
             raise OutputError(f"-o {output!r} is no file name.")
         path = Path(output)
         suffix = path.suffix
-        if suffix.lower() in _NOT_YET:
-            known = ", ".join(EXTENSIONS)
-            raise OutputError(f"-o {output}: {suffix} is not supported yet; {known} are.")
+        if suffix.lower() in _FILMS:
+            raise OutputError(f"-o {output}: {suffix} is for videos, which -M vid_gen draws.")
         meant = format_in(output)
         if meant not in (None, format_) and not self.to_stdout:
             usual = output[: -len(suffix)] + extension_of(format_)

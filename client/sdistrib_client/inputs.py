@@ -26,7 +26,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Fields whose file is no picture.
 _OTHER_FILES = frozenset({"pm_id_embed"})
 #: Fields that take a folder, and what counts as a picture in it, as sd-cli has it.
-_FOLDERS = frozenset({"pm_id_images"})
+_FOLDERS = frozenset({"pm_id_images", "control_frames"})
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
@@ -107,7 +107,7 @@ def read_inputs(params: Mapping[str, Any], *, sized: bool = False) -> Read:
     if total > limits.STAGED_BYTES_MAX:
         text = f"{total} bytes together; at most {limits.STAGED_BYTES_MAX} are taken"
         raise _refused("inputs", "The input files", f"have {text}")
-    if sized and found.params.get("mode") in (None, "img_gen"):
+    if sized and found.params.get("mode") in (None, "img_gen", "vid_gen"):
         _take_size(found)
     return found
 

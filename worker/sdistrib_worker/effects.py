@@ -64,11 +64,14 @@ class FileForm(NamedTuple):
     quality: int = QUALITY
     #: WebP only.
     lossless: bool = False
+    #: Frames per second of a video; 0 for a picture.
+    fps: int = 0
 
 
 def form_of(params: Params) -> FileForm:
     """What file the parameters ask for."""
-    return FileForm(params.format, params.quality or QUALITY, params.lossless)
+    fps = params.fps if params.mode == "vid_gen" else 0
+    return FileForm(params.format, params.quality or QUALITY, params.lossless, fps)
 
 
 class EncodePicture(NamedTuple):

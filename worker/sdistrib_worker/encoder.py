@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 
+from sdistrib import limits
 from sdistrib.errors import EngineError, ErrorInfo
 from sdistrib_worker import preview_files
 from sdistrib_worker.effects import EncodePicture, EncodePreview
 from sdistrib_worker.events import EncodingFailed, PictureEncoded, PreviewEncoded
+from sdistrib_worker.frames import encode_film
 from sdistrib_worker.pictures import encode
 from sdistrib_worker.supervisor import Picture
 
@@ -63,6 +65,12 @@ class Encoder:
                 self._done(preview_files.encode(order))
 
 
+def _check_size(data: bytes) -> None:
+    if len(data) > limits.PICTURE_BYTES_MAX:
+        message = f"The file has {len(data)} bytes; at most {limits.PICTURE_BYTES_MAX} are sent."
+        raise EngineError(ErrorInfo(code="too_large", message=message))
+
+
 def _encode(order: EncodePicture) -> PictureEncoded | EncodingFailed:
     began_at = time.perf_counter()
     picture: Picture = order.picture
@@ -70,7 +78,11 @@ def _encode(order: EncodePicture) -> PictureEncoded | EncodingFailed:
     try:
         pixels = picture.pixels()
         sizes = drawn.width, drawn.height, drawn.channels
-        data, notes = encode(pixels, *sizes, order.facts, order.form)
+        if order.form.fps:
+            data, notes = encode_film(pixels, (*sizes, drawn.frames), order.facts, order.form.fps)
+        else:
+            data, notes = encode(pixels, *sizes, order.facts, order.form)
+        _check_size(data)
     except EngineError as error:
         return EncodingFailed(order.attempt, error.info)
     except Exception as error:  # noqa: BLE001 - the attempt needs an answer, and the next its turn

@@ -1,13 +1,16 @@
 """Frames of a video to one file: animated lossless WebP, which every frame comes back out of."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from io import BytesIO
-from typing import Any
 
 from PIL import Image
 
+from sdistrib.errors import EngineError, ErrorInfo
+from sdistrib.infotext import PictureFacts
 from sdistrib.protocol.codec import Buffer
+from sdistrib_worker.pictures import metadata_of
 
 #: Measured on photo-like 832 x 480: 21 ms a frame, against 104 ms for 10 % fewer bytes with
 #: Pillow's own settings, and 70 ms for 44 % fewer with method 3.
@@ -15,18 +18,25 @@ _SETTINGS = {"lossless": True, "exact": True, "method": 0, "quality": 0}
 
 
 def encode_film(
-    pixels: Buffer, shape: tuple[int, int, int, int], fps: int, **metadata: Any
-) -> bytes:
-    """A film as an animated WebP that repeats.
+    pixels: Buffer, shape: tuple[int, int, int, int], facts: PictureFacts | None, fps: int
+) -> tuple[bytes, tuple[str, ...]]:
+    """A film as an animated WebP that repeats, and what it had no room for.
 
     Args:
         pixels: `frames * height * width * channels` bytes, frame by frame.
         shape: width, height, channels (3 or 4) and frames.
+        facts: written as into a picture; None leaves nothing.
         fps: frames per second.
-        metadata: `exif` and `xmp` as Pillow takes them.
+
+    Raises:
+        EngineError: the pixels are not what the numbers say.
     """
     width, height, channels, frames = shape
+    if len(pixels) != math.prod(shape) or channels not in (3, 4):
+        message = f"The engine's video of {width}x{height}x{channels}x{frames} has other pixels."
+        raise EngineError(ErrorInfo(code="engine_error", message=message))
     mode = "RGBA" if channels == 4 else "RGB"
+    metadata, notes = metadata_of(facts)
     view, size = memoryview(pixels), width * height * channels
 
     def pictures() -> Iterator[Image.Image]:
@@ -42,10 +52,10 @@ def encode_film(
         append_images=film,
         duration=durations_ms(frames, fps),
         loop=0,
-        **_SETTINGS,
+        **_SETTINGS,  # type: ignore[arg-type]
         **metadata,
     )
-    return file.getvalue()
+    return file.getvalue(), notes
 
 
 def durations_ms(frames: int, fps: int) -> Sequence[int]:

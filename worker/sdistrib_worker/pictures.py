@@ -67,7 +67,7 @@ def encode(
         _save_png(image, file, facts)
         return file.getvalue(), ()
     room = _SEGMENT_BYTES_MAX if form.format == "jpeg" else None
-    metadata, notes = _exif(facts, room)
+    metadata, notes = metadata_of(facts, room)
     if form.format == "jpeg":
         _save_jpeg(image, file, form, metadata)
     else:
@@ -92,7 +92,9 @@ def _save_jpeg(image: Image.Image, file: BytesIO, form: FileForm, metadata: dict
     image.save(file, "JPEG", quality=form.quality, subsampling=subsampling, **metadata)
 
 
-def _exif(facts: PictureFacts | None, room: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+def metadata_of(
+    facts: PictureFacts | None, room: int | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Pillow's arguments for the metadata, and notes on what did not fit into `room` bytes."""
     if facts is None:
         return {}, ()

@@ -57,7 +57,7 @@ def run(host: str, values: Mapping[str, Any]) -> int:
         forbid_output()
     elif not values["dry_run"]:
         output = again.output if again is not None else None
-        outputs = outputs_of(values, petition.images, petition.params.format, output)
+        outputs = outputs_of(values, petition.images, petition.params, output)
         if again is not None:
             again.spare(outputs)
     shown = petition.preview != "none"

@@ -11,7 +11,7 @@ from msgspec import Meta
 from sdistrib import limits
 from sdistrib.params import BY_NAME, INPUT_FIELDS, PARAMETERS, Parameter
 from sdistrib.petitions import OnOom, PreviewMode, Priority
-from sdistrib_client.cli.values import IMG2IMG, OLD_MODES, Number, Pair, Word, type_of
+from sdistrib_client.cli.values import IMG2IMG, IMG2VID, OLD_MODES, Number, Pair, Word, type_of
 
 #: Default seed, as sd-cli's.
 SEED = 42
@@ -67,10 +67,10 @@ def params_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = {row.name: values[variable(row)] for row in PARAMETERS}
     _name_inputs(given)
-    if given["mode"] == IMG2IMG and not given["init_image"]:
-        raise click.UsageError("-M img2img needs a picture to start from; give it with -i FILE.")
-    if given["mode"] in OLD_MODES:
-        given["mode"] = "img_gen"
+    mode = given["mode"]
+    if mode in (IMG2IMG, IMG2VID) and not given["init_image"]:
+        raise click.UsageError(f"-M {mode} needs a picture to start from; give it with -i FILE.")
+    given["mode"] = OLD_MODES.get(mode, mode)
     for row in PARAMETERS:
         if row.spec.negated and given[row.name] is not None:
             given[row.name] = not given[row.name]

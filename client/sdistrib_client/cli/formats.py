@@ -6,8 +6,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from sdistrib.params import PictureFormat
+from sdistrib.params import Params, PictureFormat
+from sdistrib_client.cli.values import IMG2VID
 from sdistrib_client.errors import OutputError
+from sdistrib_client.films import FilmOutputs
 from sdistrib_client.images import Outputs, extension_of, format_in
 
 
@@ -27,18 +29,17 @@ def format_wish(values: Mapping[str, Any]) -> dict[str, PictureFormat]:
     The variable of --format is a habit and gives way to an extension. A typed --format does not;
     whether both fit together is seen when the names of the files are made.
     """
+    if values["mode"] in ("vid_gen", IMG2VID) and not is_typed("format"):
+        return {}
     meant = format_in(values["output"]) if is_said("output") and values["output"] != "-" else None
     wish = values["format"] if is_typed("format") or meant is None else meant
     return {} if wish is None else {"format": wish}
 
 
 def outputs_of(
-    values: Mapping[str, Any],
-    images: int,
-    format_: PictureFormat = "png",
-    output: str | None = None,
+    values: Mapping[str, Any], images: int, params: Params, output: str | None = None
 ) -> Outputs:
-    """Where the pictures go; `output` is another default than that of -o.
+    """Where the pictures of these parameters go; `output` is another default than that of -o.
 
     Raises:
         click.UsageError: they cannot go there.
@@ -48,9 +49,13 @@ def outputs_of(
     name = values["output"]
     if not is_said("output"):
         # Nobody asked for this extension: it follows the format.
-        name = (output or name.removesuffix(".png")) + extension_of(format_)
+        name = (output or name.removesuffix(".png")) + extension_of(params.format)
+    begin = values["output_begin_idx"]
     try:
-        outputs = Outputs(name, images, values["output_begin_idx"], format_)
+        if params.mode == "vid_gen":
+            outputs: Outputs = FilmOutputs(name, images, begin, params.fps)
+        else:
+            outputs = Outputs(name, images, begin, params.format)
         outputs.check()
     except OutputError as error:
         raise click.UsageError(str(error)) from None

@@ -5,7 +5,6 @@ ignored: a picture drawn without a wish that was uttered is a wrong picture.
 """
 
 _NEWER = "needs an engine newer than 0.4.7, which does not have it"
-_VIDEO = "video is not supported by this version of sdistrib yet"
 _WORKER = "devices belong to the worker; give them to sdistrib-worker on that machine"
 _MODES = "this client only draws; use sd-cli for its other modes"
 _GONE = "sd-cli itself dropped it"
@@ -14,11 +13,11 @@ _GONE = "sd-cli itself dropped it"
 REFUSED: dict[str, str] = {
     # Load-time flags.
     "--uncond-diffusion-model": _NEWER,
-    "--embeddings-connectors": _VIDEO,
+    "--embeddings-connectors": _NEWER,
     "--vae-format": _NEWER,
-    "--audio-vae": _VIDEO,
+    "--audio-vae": _NEWER,
     "--ip-adapter": _NEWER,
-    "--motion-module": _VIDEO,
+    "--motion-module": _NEWER,
     "--embd-dir": (
         "embeddings are looked up in each worker's embeddings folder; name one with --embedding"
     ),
@@ -42,35 +41,19 @@ REFUSED: dict[str, str] = {
     "--ad-prompt": f"ADetailer {_NEWER}",
     "--ad-negative-prompt": f"ADetailer {_NEWER}",
     "--extra-ad-args": f"ADetailer {_NEWER}",
-    "--end-img": _VIDEO,
     "--ip-adapter-image": _NEWER,
-    "--control-video": _VIDEO,
     "--pulid-id-embedding": _NEWER,
     "--extra-sample-args": _NEWER,
     "--extra-tiling-args": _NEWER,
     "--ref-image-args": _NEWER,
-    "--high-noise-steps": _VIDEO,
     "--qwen-image-layers": _NEWER,
-    "--video-frames": _VIDEO,
-    "--fps": _VIDEO,
-    "--high-noise-cfg-scale": _VIDEO,
-    "--high-noise-img-cfg-scale": _VIDEO,
-    "--high-noise-guidance": _VIDEO,
-    "--high-noise-slg-scale": _VIDEO,
-    "--high-noise-skip-layer-start": _VIDEO,
-    "--high-noise-skip-layer-end": _VIDEO,
-    "--high-noise-eta": _VIDEO,
-    "--high-noise-sampling-method": _VIDEO,
-    "--high-noise-skip-layers": _VIDEO,
     "--pulid-id-weight": _NEWER,
     "--ip-adapter-strength": _NEWER,
-    "--moe-boundary": _VIDEO,
-    "--vace-strength": _VIDEO,
-    "--temporal-tiling": _VIDEO,
+    "--temporal-tiling": _NEWER,
     "--hires-sigmas": _NEWER,
-    "--ref-video": _VIDEO,
-    "--ref-video-audio": _VIDEO,
-    "--ref-audio": _VIDEO,
+    "--ref-video": _NEWER,
+    "--ref-video-audio": _NEWER,
+    "--ref-audio": _NEWER,
     # Flags of the program sd-cli.
     "--image": _MODES,
     "--metadata-format": _MODES,
@@ -90,8 +73,6 @@ REFUSED: dict[str, str] = {
 #: Modes of sd-cli other than drawing, with the reason.
 REFUSED_MODES: dict[str, str] = {
     "adetailer": f"ADetailer {_NEWER}",
-    "vid_gen": _VIDEO,
-    "img2vid": _VIDEO,
     "convert": _MODES,
     "metadata": _MODES,
 }

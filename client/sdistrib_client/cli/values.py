@@ -20,9 +20,10 @@ else:
     _Type = click.ParamType
 
 
-#: sd-cli's older words for drawing: from a prompt alone, and from a picture too.
-IMG2IMG = "img2img"
-OLD_MODES = ("txt2img", IMG2IMG)
+#: sd-cli's older words that need a picture to start from.
+IMG2IMG, IMG2VID = "img2img", "img2vid"
+#: Its older words for modes, and those of today.
+OLD_MODES = {"txt2img": "img_gen", IMG2IMG: "img_gen", IMG2VID: "vid_gen"}
 
 
 class Number(_Type):

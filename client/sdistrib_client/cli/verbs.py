@@ -31,7 +31,7 @@ def attach(host: str, values: Values) -> int:
 
     def work(client: Client, display: Display) -> int:
         row, petition = client.look(values["petition_id"])
-        outputs = outputs_of(values, row.images, petition.params.format)
+        outputs = outputs_of(values, row.images, petition.params)
         drawing = client.attach(
             row.id,
             on_accepted=display.accepted,
@@ -53,7 +53,7 @@ def fetch(host: str, values: Values) -> int:
 
     def work(client: Client, display: Display) -> int:
         row, petition = client.look(values["petition_id"])
-        outputs = outputs_of(values, row.images, petition.params.format)
+        outputs = outputs_of(values, row.images, petition.params)
         drawing = client.fetch(row.id, on_accepted=display.accepted)
         display.submitted(drawing.id, drawing.petition)
         try:
