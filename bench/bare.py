@@ -17,6 +17,9 @@ class _Deaf:
     def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
         """Nobody is told."""
 
+    def holds(self, contexts: tuple[str, ...]) -> None:
+        """Nobody is told."""
+
     def log(self, level: int, text: str) -> None:
         """Nobody is told."""
 

@@ -41,6 +41,8 @@ CLIENT_BYTES_IN_FLIGHT_MAX = 8 * MIB
 CLIENT_PETITIONS_MAX = 200
 #: Results a worker keeps while the manager is away or has not recorded them; then it takes no work.
 WORKER_RESULTS_HELD_MAX = 64
+#: Contexts that one engine keeps loaded; the memory of any device is full long before.
+CONTEXTS_KEPT_MAX = 16
 #: Messages per peer in ZeroMQ's own queue. Credit keeps us far below; the mark is a backstop.
 HIGH_WATER_MARK = 1000
 

@@ -71,8 +71,9 @@ class Worker:
     standing: Standing = field(default_factory=lambda: Standing(state="open"))
     #: What its owner allows it.
     declared: Declared = field(default_factory=Declared)
-    #: What its engine has loaded, by the manager's own key; None when nothing, or unknown.
-    context: str | None = None
+    #: What its engine has loaded, by the manager's own keys, the last used first; empty when
+    #: nothing, or unknown.
+    contexts: tuple[Hashable, ...] = ()
     #: By context: pixels at which it ran out of memory.
     ceilings: dict[Hashable, int] = field(default_factory=dict)
     done: int = 0
@@ -156,6 +157,11 @@ class Worker:
         self.catalogue = catalogue
         self._has.clear()
         self._can.clear()
+
+    @property
+    def keep(self) -> int:
+        """How many contexts its engine keeps."""
+        return self.declared.keep
 
     @property
     def is_open(self) -> bool:

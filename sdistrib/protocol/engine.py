@@ -47,10 +47,16 @@ class Draw(EngineFrame, frozen=True, kw_only=True):
     loras: tuple[LoraFile, ...] = ()
     #: CPU threads that the worker's policy gives; the petition's own wish is in `params`.
     threads: int = 0
+    #: Size of all files that a load reads.
+    load_bytes: int = 0
+    #: How many contexts may stay loaded, this one included, and for how many bytes of files in
+    #: all; 0 is no bound.
+    keep: int = 1
+    keep_bytes: int = 0
 
 
 class Unload(EngineFrame, frozen=True, kw_only=True):
-    """Free the loaded context and its memory."""
+    """Free everything that is loaded."""
 
 
 class Interrupt(EngineFrame, frozen=True, kw_only=True):
@@ -86,6 +92,13 @@ class At(EngineFrame, frozen=True, kw_only=True):
     steps: int = 0
     #: Seconds that the last step took.
     step_s: float = 0.0
+
+
+class Holds(EngineFrame, frozen=True, kw_only=True):
+    """What is loaded now; sent after each change."""
+
+    #: `Draw.context` of each, the last used first.
+    contexts: tuple[str, ...] = ()
 
 
 class Drawn(EngineFrame, frozen=True, kw_only=True):
@@ -126,7 +139,7 @@ class LogLine(EngineFrame, frozen=True, kw_only=True):
 
 
 TO_CHILD: tuple[type[EngineFrame], ...] = (Draw, Unload, Interrupt)
-FROM_CHILD: tuple[type[EngineFrame], ...] = (Ready, Began, At, Drawn, Declined, LogLine)
+FROM_CHILD: tuple[type[EngineFrame], ...] = (Ready, Began, At, Holds, Drawn, Declined, LogLine)
 
 _ENCODER = msgspec.msgpack.Encoder()
 

@@ -134,7 +134,7 @@ def test_what_cannot_be_watched_is_a_refusal_to_start(farm):
 def test_declared_limits_and_models_are_the_managers_knowledge(farm):
     (farm.models / "Stable-diffusion" / "other.safetensors").write_bytes(b"other")
     worker = farm.join("left", "--max-pixels", "64x64", "--max-batch", "2", "--models", "TIN*")
-    assert farm.state("left")["declared"] == {"max_pixels": 4096, "max_batch": 2}
+    assert farm.state("left")["declared"] == {"max_pixels": 4096, "max_batch": 2, "keep": 1}
     names = [json.loads(line)["name"] for line in farm.does("models", "--json").splitlines()]
     assert names == ["tiny.safetensors"]
     client = farm.draw("-m", "tiny", "-p", "x", "-W", "128", "-H", "64", "--json")

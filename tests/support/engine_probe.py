@@ -3,7 +3,9 @@
 Each call of `new_sd_ctx`, `generate_image`, `new_upscaler_ctx` and `upscale` first writes what it
 got as one JSON line "WITNESS …" to stderr, which the supervisor hands out as a log line. With
 `--blind` the contexts are not really made: for parameters that no tiny model can take. With
-`--heap` nothing but the bytes in use on the C heap is told, before each image.
+`--heap` nothing but the bytes in use on the C heap is told, before each image. With `--crowded=C`
+the C function of that name finds no memory while more than one context is loaded, with `C!` never
+again from then on; nothing is told.
 """
 
 import ctypes
@@ -12,6 +14,7 @@ import sys
 from typing import Any
 
 from sdistrib_worker.engine import __main__ as program
+from sdistrib_worker.engine import sdcpp
 from sdistrib_worker.engine.capi import api
 
 
@@ -57,6 +60,39 @@ def _wrap(name: str, describe: Any, blind: bool = False) -> None:
     setattr(api, name, witness)
 
 
+def _crowd(name: str) -> None:
+    """No memory for this call beside a second context; says so as ggml does."""
+    name, for_ever, full = name.rstrip("!"), name.endswith("!"), False
+    loaded: set[int] = set()
+    new, free, original = api.new_sd_ctx, api.free_sd_ctx, getattr(api, name)
+
+    def make(*arguments: Any) -> Any:
+        context = new(*arguments)
+        loaded.add(_address(context))
+        return context
+
+    def drop(context: Any) -> None:
+        loaded.remove(_address(context))
+        free(context)
+
+    def refuse(*arguments: Any) -> Any:
+        nonlocal full
+        # What is being loaded counts as well.
+        full = (full and for_ever) or len(loaded) + (name == "new_sd_ctx") > 1
+        if full:
+            assert sdcpp._ears.engine is not None
+            sdcpp._ears.engine.hear_line(3, "ggml_aligned_malloc: insufficient memory")
+            return None
+        return make(*arguments) if name == "new_sd_ctx" else original(*arguments)
+
+    api.new_sd_ctx, api.free_sd_ctx = make, drop
+    setattr(api, name, refuse)
+
+
+def _address(context: Any) -> int:
+    return ctypes.cast(context, ctypes.c_void_p).value or 0
+
+
 class _Mallinfo(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -75,7 +111,11 @@ def _heap_bytes() -> int:
 
 
 def main() -> None:
-    option = sys.argv.pop() if sys.argv[-1] in ("--blind", "--heap") else ""
+    marked = sys.argv[-1].startswith(("--blind", "--heap", "--crowded="))
+    option = sys.argv.pop() if marked else ""
+    if option.startswith("--crowded="):
+        _crowd(option.partition("=")[2])
+        program.main()
     if option == "--heap":
         _wrap("generate_image", lambda *_: _heap_bytes())
         program.main()

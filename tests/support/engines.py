@@ -98,6 +98,9 @@ def request(
     seed: int = 3,
     files: Mapping[str, str] | None = None,
     loras: Sequence[tuple[str, float]] = (),
+    keep: int = 1,
+    keep_bytes: int = 0,
+    load_bytes: int = 14_000_000,
     **wishes: Any,
 ) -> Draw:
     """A small image of the tiny model; `files` are named below `models`."""
@@ -113,6 +116,9 @@ def request(
         seed=seed,
         files={name: str(models / place) for name, place in places.items()},
         loras=tuple(LoraFile(str(models / "lora" / name), weight) for name, weight in loras),
+        load_bytes=load_bytes,
+        keep=keep,
+        keep_bytes=keep_bytes,
     )
 
 

@@ -17,7 +17,7 @@ from sdistrib.errors import EXIT_USAGE, ConfigError
 from sdistrib.protocol.messages import Declared
 from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_context
 from sdistrib.version import VERSION
-from sdistrib_worker.allowed import is_model, parse_pixels
+from sdistrib_worker.allowed import is_model, parse_pixels, parse_size
 from sdistrib_worker.digests import DigestCache, default_cache_file
 from sdistrib_worker.engine.device import device_environment
 from sdistrib_worker.hours import Hours, parse_hours
@@ -51,6 +51,8 @@ class Options(NamedTuple):
     declared: Declared = Declared()
     #: Patterns of the models that are allowed; none allows all.
     models: tuple[str, ...] = ()
+    #: Size of the files that the engine keeps contexts of; 0 is no bound.
+    keep_bytes: int = 0
     #: When it may work; None is always.
     hours: Hours | None = None
     #: Minutes without work after which the context is unloaded; 0 is never.
@@ -102,6 +104,21 @@ class Options(NamedTuple):
     help="Most images in one call of the engine.  [default: no limit]",
 )
 @click.option(
+    "--keep",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, limits.CONTEXTS_KEPT_MAX),
+    metavar="N",
+    help="Most contexts (models as loaded with their parts) that stay in memory; for another one"
+    " goes that which was used least lately.",
+)
+@click.option(
+    "--keep-bytes",
+    metavar="SIZE",
+    help="Size of the files of all contexts that stay, for example 8G or 500M; a larger one stays"
+    " alone.  [default: no limit]",
+)
+@click.option(
     "--models",
     multiple=True,
     metavar="GLOB",
@@ -150,6 +167,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     patience: float,
     max_pixels: str | None,
     max_batch: int,
+    keep: int,
+    keep_bytes: str | None,
     models: tuple[str, ...],
     hours: tuple[str, ...],
     yield_when_busy: bool,
@@ -175,8 +194,11 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
             threads,
             patience,
             declared=Declared(
-                max_pixels=parse_pixels(max_pixels) if max_pixels else 0, max_batch=max_batch
+                max_pixels=parse_pixels(max_pixels) if max_pixels else 0,
+                max_batch=max_batch,
+                keep=keep,
             ),
+            keep_bytes=parse_size("--keep-bytes", keep_bytes) if keep_bytes else 0,
             models=models,
             hours=parse_hours(hours) if hours else None,
             unload_after_min=unload_after,
@@ -234,6 +256,7 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
         threads=options.threads,
         patience=options.patience,
         declared=options.declared,
+        keep_bytes=options.keep_bytes,
         unload_after_s=60.0 * options.unload_after_min,
         yield_when_busy=options.yield_when_busy,
     )

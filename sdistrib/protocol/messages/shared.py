@@ -68,6 +68,8 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_pixels: Count = 0
     #: Images in one call of the engine.
     max_batch: Count = 0
+    #: Contexts that its engine keeps loaded.
+    keep: Annotated[int, Meta(ge=1, le=limits.CONTEXTS_KEPT_MAX)] = 1
 
 
 class Beat(Message, frozen=True, kw_only=True):

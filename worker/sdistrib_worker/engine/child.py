@@ -19,6 +19,7 @@ from sdistrib.protocol.engine import (
     Drawn,
     EngineFrame,
     FrameReader,
+    Holds,
     Interrupt,
     LogLine,
     Ready,
@@ -58,6 +59,10 @@ class Link:
     def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
         """The request under way has come this far."""
         self.send(At(ticket=self.ticket, phase=phase, step=step, steps=steps, step_s=step_s))
+
+    def holds(self, contexts: tuple[str, ...]) -> None:
+        """What is loaded now, the last used first."""
+        self.send(Holds(contexts=contexts))
 
     def log(self, level: int, text: str) -> None:
         """One line of the engine's log."""
