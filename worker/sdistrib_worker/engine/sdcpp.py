@@ -332,6 +332,7 @@ def _on_progress(step: int, steps: int, _time: float, _: object) -> None:
 
 def _free(loaded: _Loaded) -> None:
     api.free_sd_ctx(loaded.handle)
+    capi.trim()
 
 
 def _facts(chosen: device.Device) -> EngineFacts:
