@@ -28,6 +28,9 @@ class _Deaf:
     ) -> None:
         """Nobody looks."""
 
+    def holds(self, contexts: tuple[str, ...]) -> None:
+        """Nobody is told."""
+
     def log(self, level: int, text: str) -> None:
         """Nobody is told."""
 

@@ -51,10 +51,11 @@ class _Box:
     #: Seconds per step at 512 x 512, and contexts that it can load.
     step_s: float
     files: frozenset[str]
-    context: str | None = None
+    contexts: work.Contexts = ()
     held: list[_Held] = field(default_factory=list)
     pixel_class: str = "equal"
     is_down: bool = False
+    keep: int = 1
 
     @property
     def holds(self) -> Iterable[_Held]:
@@ -188,9 +189,9 @@ class Farm:
         held.expected_s = self._scheduler.begun(box, held.job, self._now)
         end_at = self._now + self._draw_s(box, held.job)
         context = str(held.job.context)
-        if box.context != context:
+        if context not in box.contexts:
             end_at += self._load_s[context]
-            box.context = context
+        box.contexts = work.used(box.contexts, context, box.keep)
         heapq.heappush(self._undrawn, (end_at, int(box.name[3:]), box))
 
 

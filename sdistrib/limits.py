@@ -50,6 +50,8 @@ CLIENT_PREVIEWS_IN_FLIGHT_MAX = 4
 #: Bytes of previews that a manager keeps for slow clients, each a single newest one per petition;
 #: one that finds no room is dropped.
 PREVIEWS_BYTES_MAX = 64 * MIB
+#: Contexts that one engine keeps loaded; the memory of any device is full long before.
+CONTEXTS_KEPT_MAX = 16
 #: Messages per peer in ZeroMQ's own queue. Credit keeps us far below; the mark is a backstop.
 HIGH_WATER_MARK = 1000
 

@@ -51,7 +51,8 @@ class _Host:
 
     def __init__(self, box: Box) -> None:
         self.box = box
-        self.context = box.loaded
+        #: What it holds, the last used first.
+        self.contexts = [] if box.loaded is None else [box.loaded]
         self.running: _Drawing | None = None
         self.queue: deque[Image] = deque()
         #: Granted, and not yet there.
@@ -105,7 +106,7 @@ class _Run:
     def go(self, known: Guesses) -> None:
         """From the first petition to the last picture."""
         seen = [
-            SeenBox(box.name, frozenset(box.load_s), box.pixels_max, box.loaded)
+            SeenBox(box.name, frozenset(box.load_s), box.pixels_max, box.loaded, box.keep)
             for box in self.workload.boxes
         ]
         self.policy.start(0.0, seen, known)
@@ -194,8 +195,9 @@ class _Run:
             return
         image = host.queue.popleft()
         context = image.job.context
-        load_s = 0.0 if host.context == context else host.box.load_s[context]
-        host.context = context
+        load_s = 0.0 if context in host.contexts else host.box.load_s[context]
+        others = [other for other in host.contexts if other != context]
+        host.contexts = [context, *others][: host.box.keep]
         draw_s = host.box.draw_s(image.job) * self.workload.luck(image, host.box, self.jitter)
         host.running = _Drawing(image, self.now, load_s, draw_s)
         self._at(self.now + load_s + draw_s, self._end, host, host.running)
@@ -205,7 +207,7 @@ class _Run:
     def _free(self, host: _Host) -> None:
         host.running = None
         if self.policy.always_reloads:
-            host.context = None
+            host.contexts = []
 
     def _end(self, host: _Host, drawing: _Drawing) -> None:
         if host.running is not drawing or host.dead:

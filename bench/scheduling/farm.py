@@ -52,7 +52,7 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Box:
-    """One machine with one engine, which holds one context at a time."""
+    """One machine with one engine, which holds so many contexts at a time."""
 
     name: str
     #: Seconds per step at 512 x 512, by context.
@@ -67,6 +67,8 @@ class Box:
     pixels_max: int | None = None
     #: When the box stops without a word.
     dies_at: float | None = None
+    #: Contexts that it holds; that which it used least lately goes for another.
+    keep: int = 1
 
     def can(self, job: Job) -> bool:
         """Whether it has the files and the room."""

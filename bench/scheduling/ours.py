@@ -32,10 +32,14 @@ class _Box:
 
     seen: SeenBox
     name: str
-    context: str | None
+    contexts: work.Contexts
     held: dict[Image, _Held] = field(default_factory=dict)
     pixel_class: str = "equal"
     is_down: bool = False
+
+    @property
+    def keep(self) -> int:
+        return self.seen.keep
 
     @property
     def holds(self) -> Iterable[_Held]:
@@ -62,7 +66,7 @@ class Ours:
         self._review_at: float | None = None
 
     def start(self, now: float, boxes: Sequence[SeenBox], known: Guesses) -> None:
-        self._boxes = {seen.name: _Box(seen, seen.name, seen.loaded) for seen in boxes}
+        self._boxes = {seen.name: _Box(seen, seen.name, _loaded(seen)) for seen in boxes}
         for (box, context), step_s in known.step_s.items():
             rest = ((512 * 512, (known.decode_s[box],)),)
             steps = ((512 * 512, (step_s,)),)
@@ -88,7 +92,8 @@ class Ours:
         held = self._boxes[box].held[image]
         held.begun_at = now
         held.expected_s = self._scheduler.begun(self._boxes[box], held.job, now)
-        self._boxes[box].context = image.job.context
+        here = self._boxes[box]
+        here.contexts = work.used(here.contexts, image.job.context, here.keep)
 
     def finished(self, now: float, box: str, image: Image, load_s: float, draw_s: float) -> None:
         self._boxes[box].held.pop(image, None)
@@ -150,6 +155,10 @@ class Ours:
 
     def wake_at(self) -> float | None:
         return self._review_at
+
+
+def _loaded(seen: SeenBox) -> work.Contexts:
+    return () if seen.loaded is None else (seen.loaded,)
 
 
 def _fits(_box: _Box, _held: work.Held) -> bool:

@@ -50,6 +50,8 @@ class SeenBox:
     pixels_max: int | None
     #: The context it holds.
     loaded: str | None
+    #: How many it can hold.
+    keep: int = 1
 
     def can(self, job: Job) -> bool:
         """Whether it has the files and the room."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bench.scheduling.tally import Tally, geometric
-from bench.scheduling.workloads import BATCHES, MIXES, SINGLES
+from bench.scheduling.workloads import BATCHES, KEEPING, MIXES, SINGLES
 
 _COLD = "ours-cold"
 #: The bound on overtaking: this, or twice the longest load.
@@ -91,6 +91,10 @@ def _fairness(table: Table) -> Iterator[Verdict]:
     if excess:
         worst = max(excess, key=excess.__getitem__)
         yield Verdict(f"overtaken / max(60 s, 2 loads), worst ({worst})", 1.0, excess[worst])
+    one, two = KEEPING
+    if one in table and two in table:
+        ratio = table[two][_COLD].loads / table[one][_COLD].loads
+        yield Verdict("loads of boxes that keep two contexts / that keep one", 0.6, ratio)
     if "newcomer" in table:
         late_s = table["newcomer"][_COLD].late_s
         yield Verdict("newcomer: begins this long after the first free box, s", _LATE_S, late_s)

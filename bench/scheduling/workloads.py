@@ -169,4 +169,20 @@ BATCHES: dict[str, Family] = {
     "death": death,
 }
 OTHERS: dict[str, Family] = {"mixed": mixed, "alternating": alternating, "newcomer": newcomer}
-WORKLOADS: dict[str, Family] = BATCHES | OTHERS | SINGLES | MIXES
+
+
+def _keeping(keep: int) -> Family:
+    def family(seed: int) -> Iterable[Workload]:
+        rng = random.Random(f"keep-3x4-.6/{seed}")
+        contexts = tuple(f"m{number}" for number in range(4))
+        boxes = tuple(replace(one, keep=keep) for one in fleet(rng, _THREE, contexts))
+        jobs = trace(rng, boxes, Mix(300, 0.6).of(contexts))
+        yield Workload(f"keep{keep}-3x4-.6", rng.randrange(1 << 30), boxes, jobs, 0.1)
+
+    family.__doc__ = f"300 petitions, 4 models, load 0.6, {keep} loaded on each of 3 boxes"
+    return family
+
+
+#: The same petitions on boxes that keep one context, and two.
+KEEPING: dict[str, Family] = {f"keep{keep}-3x4-.6": _keeping(keep) for keep in (1, 2)}
+WORKLOADS: dict[str, Family] = BATCHES | OTHERS | SINGLES | MIXES | KEEPING

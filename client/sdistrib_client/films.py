@@ -32,15 +32,10 @@ class FilmOutputs(Outputs):
         elif self._frames and self._frames != "webp":
             super().__init__(output, images, begin_index, self._frames)  # type: ignore[arg-type]
             if self._numbered and images > 1:
-                raise OutputError(
-                    f"-o {output} numbers the frames of one video; draw one at a time."
-                )
+                text = f"-o {output} numbers the frames of one video; draw one at a time."
+                raise OutputError(text)
         else:
             super().__init__(output, images, begin_index, "webp")
-
-    def check(self) -> None:
-        """As with pictures; of frames the first is tried."""
-        super().check()
 
     def write(self, index: int, data: bytes, format_: str = "") -> Path | None:
         """Write one video; returns its file, or that of its first frame.

@@ -108,6 +108,7 @@ def _facts(state: State, worker: Worker) -> wire.WorkerFacts:
         failed=worker.failed,
         running=tuple(attempt for attempt, lease in worker.leases.items() if lease.started),
         loaded=worker.state.loaded,
+        kept=tuple(one.model for one in worker.state.kept),
         last_seen_s=max(0.0, state.now - worker.liveness.heard_at),
         reason=worker.standing.reason[:REASON_CHARS] if worker.present else "",
         declared=worker.declared,

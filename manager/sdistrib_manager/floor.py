@@ -1,6 +1,6 @@
 """The workers' side of the manager: hello, grants, progress, results, failures, silence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sdistrib import limits
@@ -186,7 +186,7 @@ def _failed(state: State, worker: Worker, failed: wire.Failed, _: Buffer) -> Non
         return
     worker.failed += 1
     if failed.error.code in _DEATHS:
-        worker.context = None
+        worker.contexts = ()
     if failed.error.code == "out_of_memory":
         loading = lease.step is not None and lease.step.phase == "loading"
         worker.lower_ceiling(lease.job, loading=loading)
@@ -249,9 +249,17 @@ def _inventory(state: State, worker: Worker, _: wire.Inventory, body: Buffer) ->
 def _engine_state(state: State, worker: Worker, message: wire.EngineState, _: Buffer) -> None:
     worker.state = message
     if message.state in ("idle", "drawing"):
-        find = state.roster.name_of
-        plain = plain_context(message.loaded, find) if message.loaded else None
-        worker.context = state.contexts.get(message.context, plain)
+        held = (wire.Kept(message.context, message.loaded), *message.kept)
+        worker.contexts = tuple(dict.fromkeys(_contexts(state, held)))
+
+
+def _contexts(state: State, held: tuple[wire.Kept, ...]) -> Iterator[str]:
+    """The manager's own keys of what an engine holds."""
+    for one in held:
+        if one.context in state.contexts:
+            yield state.contexts[one.context]
+        elif one.model:
+            yield plain_context(one.model, state.roster.name_of)
 
 
 def _goodbye(state: State, worker: Worker, message: wire.Goodbye, _: Buffer) -> None:

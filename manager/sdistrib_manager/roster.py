@@ -78,8 +78,9 @@ class Worker:
     standing: Standing = field(default_factory=lambda: Standing(state="open"))
     #: What its owner allows it.
     declared: Declared = field(default_factory=Declared)
-    #: What its engine has loaded, by the manager's own key; None when nothing, or unknown.
-    context: str | None = None
+    #: What its engine has loaded, by the manager's own keys, the last used first; empty when
+    #: nothing, or unknown.
+    contexts: tuple[Hashable, ...] = ()
     #: Digest of engine and limits: what it ran out of memory with counts while this is the same.
     settings: str = ""
     #: By context and whether the picture was decoded in tiles: pixels at which it ran out of
@@ -212,6 +213,11 @@ class Worker:
         self.catalogue = catalogue
         self._has.clear()
         self._can.clear()
+
+    @property
+    def keep(self) -> int:
+        """How many contexts its engine keeps."""
+        return self.declared.keep
 
     @property
     def is_open(self) -> bool:

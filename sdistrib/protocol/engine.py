@@ -73,10 +73,16 @@ class Draw(EngineFrame, frozen=True, kw_only=True):
     #: Pixels that the worker's owner allows; 0 is no limit. An input picture's are known only to
     #: the child.
     max_pixels: int = 0
+    #: Size of all files that a load reads.
+    load_bytes: int = 0
+    #: How many contexts may stay loaded, this one included, and for how many bytes of files in
+    #: all; 0 is no bound.
+    keep: int = 1
+    keep_bytes: int = 0
 
 
 class Unload(EngineFrame, frozen=True, kw_only=True):
-    """Free the loaded context and its memory."""
+    """Free everything that is loaded."""
 
 
 class PreviewWanted(EngineFrame, frozen=True, kw_only=True):
@@ -116,6 +122,13 @@ class At(EngineFrame, frozen=True, kw_only=True):
     steps: int = 0
     #: Seconds that the last step took.
     step_s: float = 0.0
+
+
+class Holds(EngineFrame, frozen=True, kw_only=True):
+    """What is loaded now; sent after each change."""
+
+    #: `Draw.context` of each, the last used first.
+    contexts: tuple[str, ...] = ()
 
 
 class Drawn(EngineFrame, frozen=True, kw_only=True):
@@ -176,7 +189,7 @@ class LogLine(EngineFrame, frozen=True, kw_only=True):
 
 TO_CHILD: tuple[type[EngineFrame], ...] = (Draw, Unload, Interrupt, PreviewWanted)
 FROM_CHILD: tuple[type[EngineFrame], ...] = (
-    Ready, Began, At, Previewed, Drawn, Declined, LogLine,
+    Ready, Began, At, Holds, Previewed, Drawn, Declined, LogLine,
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

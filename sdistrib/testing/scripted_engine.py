@@ -66,6 +66,7 @@ from sdistrib.protocol.engine import (
     Drawn,
     EngineFrame,
     FrameReader,
+    Holds,
     Interrupt,
     LogLine,
     Previewed,
@@ -121,7 +122,8 @@ class Child:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._requests: queue.SimpleQueue[EngineFrame] = queue.SimpleQueue()
-        self._context = ""
+        #: What is loaded, the last used first.
+        self._contexts: tuple[str, ...] = ()
         self._ticket = 0
         #: The newest request that shall end early, and word of it.
         self._cancelled = 0
@@ -145,7 +147,7 @@ class Child:
             if isinstance(request, Draw):
                 self._draw(request)
             elif isinstance(request, Unload):
-                self._context = ""
+                self._hold(())
 
     def refuse(self, message: str) -> NoReturn:
         """End instead of becoming ready."""
@@ -194,7 +196,7 @@ class Child:
         # As the real engine does, which tells its log what it was asked for.
         self._send(LogLine(level=2, text=f"prompt: {prompt}"))
         began_at = time.perf_counter()
-        if not self._load(request.context, directives):
+        if not self._load(request, directives):
             return
         loaded_at = time.perf_counter()
         self._at("encoding")
@@ -204,7 +206,11 @@ class Child:
         sampling_s = time.perf_counter() - sampling_at
         self._at("decoding")
         width, height = request.params.width, request.params.height
-        pixels = picture(prompt, request.seed, width, height, "noise" in directives)
+        frames = request.params.video_frames
+        pixels = b"".join(
+            picture(f"{prompt}{n or ''}", request.seed, width, height, "noise" in directives)
+            for n in range(frames)
+        )
         if "half" in directives:
             pixels = pixels[: len(pixels) // 2]
         drawn = Drawn(
@@ -212,6 +218,7 @@ class Child:
             width=width,
             height=height,
             channels=3,
+            frames=frames,
             load_s=loaded_at - began_at,
             draw_s=time.perf_counter() - loaded_at,
             sampling_s=sampling_s,
@@ -247,10 +254,18 @@ class Child:
             )  # fmt: skip
             self._send_pixels(shown, picture(f"step {step}", request.seed + noisy, width, height))
 
-    def _load(self, context: str, directives: Directives) -> bool:
-        if context == self._context:
+    def _hold(self, contexts: tuple[str, ...]) -> None:
+        if contexts != self._contexts:
+            self._contexts = contexts
+            self._send(Holds(contexts=contexts))
+
+    def _load(self, request: Draw, directives: Directives) -> bool:
+        context, keep = request.context, request.keep
+        others = tuple(other for other in self._contexts if other != context)
+        if context in self._contexts:
+            self._hold((context, *others))
             return True
-        self._context = ""
+        self._hold(others[: keep - 1])
         self._at("loading")
         time.sleep(float(directives.get("load", "0")))
         if "load_segv" in directives:
@@ -258,7 +273,7 @@ class Child:
         if "load_decline" in directives:
             self._decline(directives["load_decline"], loading=True)
             return False
-        self._context = context
+        self._hold((context, *self._contexts))
         return True
 
     def _sample(self, request: Draw, directives: Directives) -> bool:

@@ -20,6 +20,7 @@ from sdistrib.protocol.engine import (
     Began,
     Declined,
     Drawn,
+    Holds,
     Interrupt,
     PreviewWanted,
     PreviewWish,
@@ -29,6 +30,7 @@ from sdistrib.protocol.engine import (
 from sdistrib_worker.supervisor import EngineChild, Event, Glimpse, Picture, engine_command
 from tests.support.engines import (
     PYTHONPATH,
+    Outcome,
     died,
     outcome,
     receive_until,
@@ -159,6 +161,42 @@ def test_without_room_for_it_no_second_preview_is_made(child: EngineChild, model
         assert len(glimpses) == expected
         for glimpse in glimpses:
             glimpse.close()
+
+
+def _held(result: Outcome) -> list[tuple[str, ...]]:
+    return [frame.contexts for frame in result.of(Holds)]
+
+
+def test_contexts_stay_as_many_as_are_allowed_and_each_change_is_told(
+    child: EngineChild, models: Path
+) -> None:
+    first = {name: outcome(child, request(models, context=name, keep=2)) for name in "ab"}
+    assert _held(first["a"]) == [("a",)]
+    assert _held(first["b"]) == [("b", "a")]
+    # No load, and it is the last used now.
+    again = outcome(child, request(models, context="a", keep=2))
+    assert _held(again) == [("a", "b")]
+    assert not [at for at in again.of(At) if at.phase == "loading"]
+    assert again.pixels == first["a"].pixels
+    # What was used least lately goes before the load.
+    third = outcome(child, request(models, context="c", keep=2))
+    assert _held(third) == [("a",), ("c", "a")]
+    kinds = [event for event in third.events if isinstance(event, Holds | At)]
+    assert kinds[0] == Holds(contexts=("a",))
+    assert _held(outcome(child, request(models, context="c", keep=2))) == []
+    child.send(Unload())
+    assert _held(outcome(child, request(models, context="c", keep=2))) == [(), ("c",)]
+
+
+@pytest.mark.parametrize("kind", KINDS[::2])
+def test_contexts_stay_within_a_budget(child: EngineChild, models: Path) -> None:
+    bounds = {"keep": 3, "keep_bytes": 10}
+    for name in "ab":
+        outcome(child, request(models, context=name, load_bytes=5, **bounds))
+    result = outcome(child, request(models, context="c", load_bytes=4, **bounds))
+    assert _held(result) == [("b",), ("c", "b")]
+    result = outcome(child, request(models, context="d", load_bytes=11, **bounds))
+    assert _held(result) == [(), ("d",)]
 
 
 def test_a_kill_is_told_once_and_as_ours(child: EngineChild) -> None:

@@ -154,7 +154,12 @@ def test_declared_limits_and_models_are_the_managers_knowledge(farm):
         "left", "--max-pixels", "64x64", "--max-batch", "2", "--models", "TIN*", "--threads", "1",
         "--no-clip-on-cpu",
     )  # fmt: skip
-    wanted = {"max_pixels": 4096, "max_batch": 2, "placement": ["clip_on_cpu=false", "threads=1"]}
+    wanted = {
+        "max_pixels": 4096,
+        "max_batch": 2,
+        "keep": 1,
+        "placement": ["clip_on_cpu=false", "threads=1"],
+    }
     assert farm.state("left")["declared"] == wanted
     names = [json.loads(line)["name"] for line in farm.does("models", "--json").splitlines()]
     assert names == ["tiny.safetensors"]

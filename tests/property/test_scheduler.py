@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdistrib_manager.scheduler.outlook import HOLD_MAX, HOLD_S
-from sdistrib_manager.scheduler.work import Job
+from sdistrib_manager.scheduler.work import Contexts, Job, used
 from tests.support.boxes import FakeBox, Yard, job
 
 _BOX = st.tuples(
@@ -14,6 +14,7 @@ _BOX = st.tuples(
     st.sampled_from([0.5, 4.0, 30.0]),
     st.sampled_from([None, None, None, "A", "B"]),
     st.sampled_from([0, 0, 1, 3]),
+    st.sampled_from([1, 1, 2, 3]),
 )
 _PETITION = st.tuples(
     st.sampled_from([0.0, 0.0, 0.5, 5.0, 70.0]),
@@ -85,7 +86,9 @@ class Run:
         for box in self.yard.boxes:
             count = len(box.holds)
             assert count <= HOLD_MAX
-            assert len({held.job.context for held in box.holds}) <= 1
+            # Nothing is handed to a box that draws which it would have to load for.
+            assert len({held.job.context for held in box.holds}) <= box.keep
+            assert {held.job.context for held in box.holds[1:]} <= set(_then(box))
             if count > 2:
                 assert count <= (box.batch or HOLD_MAX)
                 last = [self.yard.costs.image_s(box.name, held.job) for held in box.holds]
@@ -121,29 +124,37 @@ class Run:
     def _ready(self, box: FakeBox, made: Job) -> float:
         """When the box could begin this, the price of a further copy counted in."""
         costs, now = self.yard.costs, self.yard.now
-        at, context = now, box.context
+        at, contexts = now, box.contexts
         for held in box.holds:
             if held.begun_at is not None:
                 at += abs(held.expected_s - (now - held.begun_at))
             else:
                 at += costs.image_s(box.name, held.job)
-                at += costs.load_s(box.name, held.job) if held.job.context != context else 0.0
-            context = held.job.context
+                at += 0.0 if held.job.context in contexts else costs.load_s(box.name, held.job)
+            contexts = used(contexts, held.job.context, box.keep)
         wanted = made.context
-        if context != wanted:
-            copies = [b.holds[-1].job.context if b.holds else b.context for b in self.yard.boxes]
+        if wanted not in contexts:
+            copies = [context for b in self.yard.boxes for context in _then(b)]
             # A further copy costs one load more, and one more again where the last of another goes.
-            copy = context is not None and wanted in copies
-            price = 1 + (copies.count(context) == 1) if copy else 0
+            copy = len(contexts) == box.keep and wanted in copies
+            price = 1 + (copies.count(contexts[-1]) == 1) if copy else 0
             at += costs.load_s(box.name, made) * (1 + price)
         return at
 
 
+def _then(box: FakeBox) -> Contexts:
+    """What the box has when it has drawn all that it holds."""
+    contexts = box.contexts
+    for held in box.holds:
+        contexts = used(contexts, held.job.context, box.keep)
+    return contexts
+
+
 def _run(boxes: list, petitions: list) -> Run:  # type: ignore[type-arg]
-    made = [FakeBox(f"g{n}", able={only} if only else None, batch=batch)
-            for n, (_, _, only, batch) in enumerate(boxes)]  # fmt: skip
+    made = [FakeBox(f"g{n}", able={only} if only else None, batch=batch, keep=keep)
+            for n, (_, _, only, batch, keep) in enumerate(boxes)]  # fmt: skip
     run = Run(Yard(*made, quantum_s=20.0))
-    for number, (image_s, load_s, _, _) in enumerate(boxes):
+    for number, (image_s, load_s, *_) in enumerate(boxes):
         for context in "ABC":
             run.yard.speed(f"g{number}", image_s, load_s, context)
     wanted = {}
@@ -186,9 +197,12 @@ def test_the_same_inputs_lead_to_the_same_decisions(boxes, petitions):
     context=st.sampled_from("AB"),
     images=st.integers(1, 3),
     stream=st.lists(st.sampled_from("AAAB"), min_size=1, max_size=8),
+    keep=st.integers(1, 2),
 )
-def test_nobody_waits_for_ever_beside_a_steady_stream(speeds, load_s, context, images, stream):
-    run = Run(Yard(*(FakeBox(f"g{n}") for n in range(len(speeds))), quantum_s=20.0))
+def test_nobody_waits_for_ever_beside_a_steady_stream(
+    speeds, load_s, context, images, stream, keep
+):
+    run = Run(Yard(*(FakeBox(f"g{n}", keep=keep) for n in range(len(speeds))), quantum_s=20.0))
     for number, image_s in enumerate(speeds):
         for each in "AB":
             run.yard.speed(f"g{number}", image_s, load_s, each)

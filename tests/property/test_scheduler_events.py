@@ -39,10 +39,14 @@ class Farm(RuleBasedStateMachine):
         self.wanted: Counter[str] = Counter()
         self.asked: dict[str, float] = {}
 
-    @initialize(able=st.lists(st.sampled_from([None, None, "A", "B"]), min_size=4, max_size=4))
-    def start(self, able: list[str | None]) -> None:
-        for box, only in zip(self.boxes, able, strict=True):
+    @initialize(
+        able=st.lists(st.sampled_from([None, None, "A", "B"]), min_size=4, max_size=4),
+        keep=st.lists(st.sampled_from([1, 1, 2, 3]), min_size=4, max_size=4),
+    )
+    def start(self, able: list[str | None], keep: list[int]) -> None:
+        for box, only, most in zip(self.boxes, able, keep, strict=True):
             box.able = {only} if only else None
+            box.keep = most
         self.yard.boxes = list(self.boxes[:2])
 
     def decide(self) -> None:
@@ -106,7 +110,7 @@ class Farm(RuleBasedStateMachine):
                 held.revoking = True
             self.yard.give_back(box)
             self.yard.boxes.remove(box)
-            box.context = None
+            box.context, box.kept = None, ()
         self.decide()
 
     @rule(data=st.data())

@@ -6,7 +6,8 @@ from typing import Any
 
 from sdistrib_manager.scheduler.costs import Costs, Known
 from sdistrib_manager.scheduler.policy import Give, Order, Policy, Race, Scheduler, TakeBack
-from sdistrib_manager.scheduler.work import PRIORITIES, Job
+from sdistrib_manager.scheduler.work import PRIORITIES, Contexts, Job
+from sdistrib_manager.scheduler.work import used as then_loaded
 
 SQUARE = 512 * 512
 
@@ -37,6 +38,14 @@ class FakeBox:
     able: set[Hashable] | None = None
     pixel_class: Hashable = "equal"
     is_down: bool = False
+    #: How many contexts it keeps, and those beside the one that it used last.
+    keep: int = 1
+    kept: Contexts = ()
+
+    @property
+    def contexts(self) -> Contexts:
+        """What it has loaded."""
+        return () if self.context is None else (self.context, *self.kept)
 
     def most(self, job: Job) -> int:
         """The same for any job."""
@@ -123,7 +132,8 @@ class Yard:
         held = box.holds[0]
         held.expected_s = self.scheduler.begun(box, held.job, self.now)
         held.begun_at, held.revoking = self.now, False
-        box.context = held.job.context
+        box.context, *others = then_loaded(box.contexts, held.job.context, box.keep)
+        box.kept = tuple(others)
         return held
 
     def finish(self, box: FakeBox) -> Job:

@@ -5,7 +5,9 @@ first writes what it got as one JSON line "WITNESS …" to stderr, which the sup
 log line. With `--blind` the contexts are not really made: for parameters that no tiny model can
 take. With `--film` the model is taken for one that makes videos, of which there is no tiny one:
 what it would be asked is told, and frames are given back as the engine would. With `--heap` nothing
-but the bytes in use on the C heap is told, before each image.
+but the bytes in use on the C heap is told, before each image. With `--crowded=C` the C function of
+that name finds no memory while more than one context is loaded, with `C!` never again from then on;
+nothing is told.
 """
 
 import ctypes
@@ -15,6 +17,7 @@ import sys
 from typing import Any
 
 from sdistrib_worker.engine import __main__ as program
+from sdistrib_worker.engine import sdcpp
 from sdistrib_worker.engine.capi import api
 
 
@@ -72,6 +75,39 @@ def _wrap(name: str, describe: Any, blind: bool = False) -> None:
     setattr(api, name, witness)
 
 
+def _crowd(name: str) -> None:
+    """No memory for this call beside a second context; says so as ggml does."""
+    name, for_ever, full = name.rstrip("!"), name.endswith("!"), False
+    loaded: set[int] = set()
+    new, free, original = api.new_sd_ctx, api.free_sd_ctx, getattr(api, name)
+
+    def make(*arguments: Any) -> Any:
+        context = new(*arguments)
+        loaded.add(_address(context))
+        return context
+
+    def drop(context: Any) -> None:
+        loaded.remove(_address(context))
+        free(context)
+
+    def refuse(*arguments: Any) -> Any:
+        nonlocal full
+        # What is being loaded counts as well.
+        full = (full and for_ever) or len(loaded) + (name == "new_sd_ctx") > 1
+        if full:
+            assert sdcpp._ears.engine is not None
+            sdcpp._ears.engine.hear_line(3, "ggml_aligned_malloc: insufficient memory")
+            return None
+        return make(*arguments) if name == "new_sd_ctx" else original(*arguments)
+
+    api.new_sd_ctx, api.free_sd_ctx = make, drop
+    setattr(api, name, refuse)
+
+
+def _address(context: Any) -> int:
+    return ctypes.cast(context, ctypes.c_void_p).value or 0
+
+
 class _Mallinfo(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -106,8 +142,11 @@ def _film(_: object, params: Any, count: Any) -> Any:
 
 
 def main() -> None:
-    options = ("--blind", "--heap", "--film")
-    option = sys.argv.pop() if sys.argv[-1] in options else ""
+    marked = sys.argv[-1].startswith(("--blind", "--heap", "--film", "--crowded="))
+    option = sys.argv.pop() if marked else ""
+    if option.startswith("--crowded="):
+        _crowd(option.partition("=")[2])
+        program.main()
     if option == "--heap":
         _wrap("generate_image", lambda *_: _heap_bytes())
         program.main()

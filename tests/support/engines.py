@@ -101,6 +101,9 @@ def request(
     embeddings: Sequence[tuple[str, str]] = (),
     inputs: Mapping[str, str] | None = None,
     max_pixels: int = 0,
+    keep: int = 1,
+    keep_bytes: int = 0,
+    load_bytes: int = 14_000_000,
     **wishes: Any,
 ) -> Draw:
     """A small image of the tiny model; `files` are named below `models`."""
@@ -121,6 +124,9 @@ def request(
         ),
         inputs=dict(inputs or {}),
         max_pixels=max_pixels,
+        load_bytes=load_bytes,
+        keep=keep,
+        keep_bytes=keep_bytes,
     )
 
 

@@ -10,6 +10,7 @@ from sdistrib.protocol.messages import EngineFacts
 from sdistrib_worker.engine.__main__ import _guard
 from sdistrib_worker.engine.base import Painting, RefusalError
 from sdistrib_worker.engine.child import Inbox, Link, serve
+from sdistrib_worker.engine.contexts import Contexts
 
 
 class FakeEngine:
@@ -17,7 +18,7 @@ class FakeEngine:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._context = ""
+        self._contexts = Contexts[str](lambda _: None, link.holds)
         self._end = threading.Event()
 
     def cancel(self, wanted: bool) -> None:
@@ -29,9 +30,12 @@ class FakeEngine:
 
     def draw(self, request: Draw) -> Painting:
         load_s = 0.0
-        if request.context != self._context:
+        if self._contexts.use(request.context) is None:
+            size_bytes, keep = request.load_bytes, request.keep
+            self._contexts.make_room(request.context, size_bytes, keep, request.keep_bytes)
             self._link.at("loading")
-            self._context, load_s = request.context, 0.5
+            self._contexts.add(request.context, size_bytes, request.context)
+            load_s = 0.5
         self._link.at("encoding")
         steps = request.params.steps
         for step in range(steps + 1):
@@ -60,7 +64,7 @@ class FakeEngine:
             self._link.preview(step, width, height, 3, pixels, noisy=wish.noisy)
 
     def unload(self) -> None:
-        self._context = ""
+        self._contexts.free_all()
 
 
 def main() -> None:

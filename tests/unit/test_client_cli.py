@@ -1004,8 +1004,20 @@ def test_lists_as_json(client):
     (row,) = [json.loads(line) for line in run("h", "status", "--json").stdout.splitlines()]
     assert row == {
         "software": "sdistrib x", "uptime_s": 7.0, "workers": {"away": 1}, "waiting_images": 1,
-        "running_images": 2, "done_images": 3, "eta_error": 0.13,
+        "running_images": 2, "done_images": 3, "eta_error": 0.13, "loaded": {},
     }  # fmt: skip
+
+
+def test_all_that_is_loaded_is_listed(client):
+    facts = msgspec.structs.replace(WORKER, state="idle", loaded="b", kept=("a", "b"))
+    far = msgspec.structs.replace(facts, name="gone", state="away")
+    two = msgspec.structs.replace(facts, name="gpu2", loaded="a", kept=())
+    client.answer = wire.Answer(number=1, workers=(facts, far, two), software="x")
+    lines = run("h", "workers").stdout.splitlines()
+    assert "b, a, b" in lines[1]
+    assert "loaded   a (gpu 1, gpu2); b (gpu 1)" in run("h", "status").stdout.splitlines()
+    (row,) = [json.loads(line) for line in run("h", "status", "--json").stdout.splitlines()]
+    assert row["loaded"] == {"gpu\x1b1": ["b", "a", "b"], "gpu2": ["a"]}
 
 
 def test_empty_and_cut_lists_say_so(client):

@@ -179,4 +179,4 @@ def test_a_paused_worker_is_listed_with_the_reason(capsys):
     lists.show_workers(answer, as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert shown["reason"] == "paused by ana"
-    assert shown["declared"] == {"max_pixels": 9, "max_batch": 0, "placement": []}
+    assert shown["declared"] == {"max_pixels": 9, "max_batch": 0, "placement": [], "keep": 1}

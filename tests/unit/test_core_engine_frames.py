@@ -15,6 +15,7 @@ from sdistrib.protocol.engine import (
     Draw,
     Drawn,
     FrameReader,
+    Holds,
     Interrupt,
     LogLine,
     LoraFile,
@@ -38,12 +39,14 @@ TOLD = [
     Drawn(ticket=1, width=8, height=8, channels=3, load_s=0.1, draw_s=2.0, notes=("rounded",)),
     Declined(ticket=1, code="engine_error", message="no", loading=True),
     LogLine(level=1, text="loading"),
+    Holds(contexts=("c", "d")),
 ]
 ASKED = [
     Draw(
         ticket=1, context="c", params=Params(prompt="a", steps=3), seed=7,
         files={"model": "m"}, loras=(LoraFile("l", 0.5, True),), threads=2,
         preview=PreviewWish("proj", 2, True),
+        load_bytes=9, keep=2, keep_bytes=20,
     ),
     Unload(),
     PreviewWanted(),

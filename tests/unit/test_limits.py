@@ -69,6 +69,7 @@ REGISTRY = {
         SHOWN,
         "test_what_waits_is_bounded_in_bytes_and_the_newcomer_is_dropped",
     ),
+    "CONTEXTS_KEPT_MAX": (HERE, "test_a_worker_keeps_n_contexts_and_no_more"),
     "HIGH_WATER_MARK": (SOCKETS, "test_a_peer_that_does_not_read_is_full_and_others_go_on"),
     "IMAGES_PER_PETITION_MAX": (PARAMS, "test_a_petitions_own_bounds"),
     "PETITIONS_MAX": (HERE, "test_what_a_manager_keeps_is_limited_unless_its_owner_says_otherwise"),
@@ -485,6 +486,18 @@ def test_sides_and_steps_are_bounded_by_the_limits():
         assert (side.ge, side.le) == (limits.SIDE_MIN, limits.SIDE_MAX)
         assert side.multiple_of == limits.SIDE_STEP
     assert fields["steps"].le == limits.STEPS_MAX
+
+
+def test_a_worker_keeps_n_contexts_and_no_more():
+    most = limits.CONTEXTS_KEPT_MAX
+    kept = (wire.Kept("c", "m"),) * most
+    codec, state = Codec(wire.WORKER_TO_MANAGER), wire.EngineState(state="idle", kept=kept)
+    assert codec.decode(encode(state)).message == state
+    with pytest.raises(ProtocolError, match="kept"):
+        codec.decode(encode(wire.EngineState(state="idle", kept=(*kept, kept[0]))))
+    assert msgspec.convert({"keep": most}, wire.Declared).keep == most
+    with pytest.raises(msgspec.ValidationError, match="keep"):
+        msgspec.convert({"keep": most + 1}, wire.Declared)
 
 
 def test_an_engine_has_n_seconds_to_end():

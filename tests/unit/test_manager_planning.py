@@ -82,7 +82,8 @@ def two_speeds(farm: Farm) -> tuple[Client, Worker, Worker]:
 
 
 class Box:
-    context = "c"
+    contexts = ("c",)
+    keep = 1
     holds = ()
 
     def __init__(self, name: str) -> None:
@@ -120,7 +121,7 @@ def test_what_is_placed_stays_and_a_load_counts():
 
 def test_a_further_copy_must_pay_for_what_it_replaces():
     costs, boxes = Costs(), [Box("a"), Box("b")]
-    boxes[1].context = "d"
+    boxes[1].contexts = ("d",)
     for name in "ab":
         costs.learn(name, job(), Sample(10.0, 2.0, 0.0))
     for copy_cost, images in ((0.0, 3), (1.0, 0)):

@@ -218,7 +218,7 @@ def loaded(rig: Rig) -> None:
     """An image has been drawn: its model stays loaded."""
     ticket = rig.begin(attempt(0))
     finish(rig, ticket)
-    assert rig.worker._making.drawing.loaded_model == "tiny.safetensors"
+    assert rig.worker._making.drawing.loaded.models == "tiny.safetensors"
 
 
 def kills(made: list[fx.Effect]) -> list[fx.KillEngine]:

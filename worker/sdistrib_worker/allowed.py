@@ -50,6 +50,19 @@ def parse_pixels(text: str) -> int:
     return pixels
 
 
+def parse_size(option: str, text: str) -> int:
+    """A number of bytes: "8G", "500M", "123456", "1.5 GiB"; K, M, G and T are powers of 1024.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    size = int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " ")) if match else 0
+    if not size:
+        raise ConfigError(f"{option} {text!r}: write a size such as 8G or 500M.")
+    return size
+
+
 def too_large(params: Params, declared: Declared) -> ErrorInfo | None:
     """Why a picture is too large for this worker, if it is; another one may draw it.
 

@@ -19,7 +19,7 @@ from sdistrib.errors import EXIT_USAGE, ConfigError
 from sdistrib.protocol.messages import Declared
 from sdistrib.transport import WORKER_PORT, Address, Dealer, parse_address, zmq_context
 from sdistrib.version import VERSION
-from sdistrib_worker.allowed import is_model, parse_pixels
+from sdistrib_worker.allowed import is_model, parse_pixels, parse_size
 from sdistrib_worker.autosave import Autosaver
 from sdistrib_worker.cache import InputCache, default_cache_dir
 from sdistrib_worker.choices import Choices, told
@@ -64,6 +64,8 @@ class Options(NamedTuple):
     declared: Declared = Declared()
     #: Patterns of the models that are allowed; none allows all.
     models: tuple[str, ...] = ()
+    #: Size of the files that the engine keeps contexts of; 0 is no bound.
+    keep_bytes: int = 0
     #: When it may work; None is always.
     hours: Hours | None = None
     #: Minutes without work after which the context is unloaded; 0 is never.
@@ -135,6 +137,21 @@ class Options(NamedTuple):
     type=click.IntRange(0, limits.IMAGES_PER_PETITION_MAX),
     metavar="N",
     help="Most images in one call of the engine.  [default: no limit]",
+)
+@click.option(
+    "--keep",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, limits.CONTEXTS_KEPT_MAX),
+    metavar="N",
+    help="Most contexts (models as loaded with their parts) that stay in memory; for another one"
+    " goes that which was used least lately.",
+)
+@click.option(
+    "--keep-bytes",
+    metavar="SIZE",
+    help="Size of the files of all contexts that stay, for example 8G or 500M; a larger one stays"
+    " alone.  [default: no limit]",
 )
 @click.option(
     "--models",
@@ -210,6 +227,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     patience: float,
     max_pixels: str | None,
     max_batch: int,
+    keep: int,
+    keep_bytes: str | None,
     models: tuple[str, ...],
     hours: tuple[str, ...],
     yield_when_busy: bool,
@@ -242,8 +261,11 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
             patience=patience,
             choices={name: value for name, value in choices.items() if value is not None},
             declared=Declared(
-                max_pixels=parse_pixels(max_pixels) if max_pixels else 0, max_batch=max_batch
+                max_pixels=parse_pixels(max_pixels) if max_pixels else 0,
+                max_batch=max_batch,
+                keep=keep,
             ),
+            keep_bytes=parse_size("--keep-bytes", keep_bytes) if keep_bytes else 0,
             models=models,
             hours=parse_hours(hours) if hours else None,
             unload_after_min=unload_after,
@@ -332,6 +354,7 @@ def run(options: Options, engine: EngineCommand = engine_command) -> int:
         patience=options.patience,
         choices=options.choices,
         declared=msgspec.structs.replace(options.declared, placement=told(decided)),
+        keep_bytes=options.keep_bytes,
         unload_after_s=60.0 * options.unload_after_min,
         yield_when_busy=options.yield_when_busy,
         autosave=options.autosave is not None,

@@ -13,8 +13,9 @@ from sdistrib.errors import ErrorCode
 from sdistrib.params import Params, drawn_size
 from sdistrib.petitions import InputFile, Petition
 from sdistrib.protocol.engine import At, Draw, PreviewWish
-from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Phase, Step
+from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Kept, Phase, Step
 from sdistrib_worker.effects import AskEngine, CancelDrawing, KillEngine, StartEngine
+from sdistrib_worker.loaded import Loaded
 from sdistrib_worker.pace import Pace, SizeKey
 from sdistrib_worker.session import Settings, Turn
 from sdistrib_worker.shelf import Plan
@@ -91,19 +92,17 @@ class Running:
 class Drawing:
     """The engine child: down, starting, or ready and perhaps at work."""
 
-    def __init__(self, turn: Turn, patience: float) -> None:
+    def __init__(self, turn: Turn, settings: Settings) -> None:
         self._turn = turn
-        self.pace = Pace(patience)
+        self._settings = settings
+        self.pace = Pace(settings.patience)
         self.state: Literal["down", "starting", "ready"] = "down"
         #: What the engine is; None before the first child was ready.
         self.facts: EngineFacts | None = None
         #: The child can end a request early.
         self.cancels = False
         self.running: Running | None = None
-        #: Local key, public digest and model name of what is loaded.
-        self.loaded_key = ""
-        self.loaded_context = ""
-        self.loaded_model = ""
+        self.loaded = Loaded(turn, settings.declared.keep)
         #: Deaths in a row without a picture between them.
         self.deaths = 0
         self._killing = False
@@ -130,14 +129,12 @@ class Drawing:
         self.facts = facts
         return changed
 
-    def ask(self, job: Job, plan: Plan, inputs: dict[str, str], settings: Settings) -> None:
+    def ask(self, job: Job, plan: Plan, inputs: dict[str, str]) -> None:
         """Hand a request to the idle child; `inputs` are paths by digest."""
         self._ticket += 1
         now = self._turn.now
         self.running = Running(job, plan, self._ticket, now, phase_at=now)
-        if plan.key == self.loaded_key:
-            # The same files; their digests may have become known since the load.
-            self.loaded_context, self.loaded_model = plan.context, plan.model
+        self.loaded.asked(plan)
         draw = Draw(
             ticket=self._ticket,
             context=plan.key,
@@ -148,8 +145,11 @@ class Drawing:
             embeddings=plan.embeddings,
             preview=job.preview,
             inputs=inputs,
-            threads=settings.threads,
-            max_pixels=settings.declared.max_pixels,
+            threads=self._settings.threads,
+            max_pixels=self._settings.declared.max_pixels,
+            load_bytes=plan.load_bytes,
+            keep=self._settings.declared.keep,
+            keep_bytes=self._settings.keep_bytes,
         )
         self._turn.effects.append(AskEngine(draw))
 
@@ -165,9 +165,9 @@ class Drawing:
         """The request went on; True when its phase changed."""
         changed = running.phase != at.phase
         if changed and at.phase == "loading":
-            self.unloaded()
+            self.loaded.loads(running.plan)
         elif at.phase != "loading":
-            self._has_loaded(running.plan)
+            self.loaded.has(running.plan)
         if changed:
             running.phase_at = self._turn.now
             running.passes += at.phase == "sampling"
@@ -180,20 +180,15 @@ class Drawing:
 
     def drawn(self, running: Running, load_s: float) -> None:
         """The request ended with a picture."""
-        self._has_loaded(running.plan)
+        self.loaded.has(running.plan)
         self.pace.loaded(running.plan.key, load_s, running.plan.load_bytes)
         self.running, self.deaths = None, 0
 
     def declined(self, loading: bool) -> None:
-        """The request ended without a picture; with `loading`, nothing is loaded now."""
-        keeps = self.running is not None and self.running.plan.upscales
+        """The request ended without a picture; with `loading`, its context is not loaded."""
+        if loading and self.running is not None:
+            self.loaded.loads(self.running.plan)
         self.running = None
-        if loading and not keeps:
-            self.unloaded()
-
-    def unloaded(self) -> None:
-        """Nothing is loaded now."""
-        self.loaded_key = self.loaded_context = self.loaded_model = ""
 
     def died(self, counts: bool) -> None:
         """The child is gone, and what it was at with it; the next starts after a back-off."""
@@ -204,7 +199,7 @@ class Drawing:
             self.deaths += 1
         self.state, self._restart_at = "down", self._turn.now + delay_s
         self.running = None
-        self.unloaded()
+        self.loaded.clear()
 
     def kill(self, reason: str, code: ErrorCode) -> None:
         """End the child, once."""
@@ -220,7 +215,7 @@ class Drawing:
     def is_loading(self, running: Running) -> bool:
         """Its context is being loaded, or will be."""
         if running.phase is None:
-            return running.plan.key != self.loaded_key
+            return running.plan not in self.loaded
         return running.phase == "loading"
 
     def weigh_abandoned(self, running: Running, *, context_wanted: bool) -> None:
@@ -281,20 +276,14 @@ class Drawing:
 
     def summary(self) -> EngineState:
         """What the manager hears of the engine."""
-        loaded = {"loaded": self.loaded_model, "context": self.loaded_context}
         if self.state != "ready":
             return EngineState(state="starting")
-        if self.running is None:
-            return EngineState(state="idle", **loaded)
-        plan = self.running.plan
-        reload = plan.key != self.loaded_key and not plan.upscales
-        return EngineState(state="loading" if reload else "drawing", **loaded)
-
-    def _has_loaded(self, plan: Plan) -> None:
-        if plan.upscales:
-            return
-        self.loaded_key, self.loaded_context = plan.key, plan.context
-        self.loaded_model = plan.model
+        doing: Literal["idle", "loading", "drawing"] = "idle"
+        if self.running is not None:
+            plan = self.running.plan
+            doing = "drawing" if plan in self.loaded or plan.upscales else "loading"
+        last, *others = self.loaded.kept() or [Kept("", "")]
+        return EngineState(state=doing, loaded=last.model, context=last.context, kept=tuple(others))
 
     def _patience_ends(self) -> tuple[float, str]:
         """When silence becomes a hang, and how that is told."""

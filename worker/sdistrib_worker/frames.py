@@ -52,7 +52,7 @@ def encode_film(
         append_images=film,
         duration=durations_ms(frames, fps),
         loop=0,
-        **_SETTINGS,  # type: ignore[arg-type]
+        **_SETTINGS,
         **metadata,
     )
     return file.getvalue(), notes

@@ -16,7 +16,7 @@ from sdistrib import limits
 from sdistrib.errors import EXIT_FAILED, EXIT_USAGE, ErrorInfo, PetitionError
 from sdistrib.infotext import PictureFacts
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.engine import At, Began, Declined, Drawn, EngineFrame, Ready
+from sdistrib.protocol.engine import At, Began, Declined, Drawn, EngineFrame, Holds, Ready
 from sdistrib.protocol.messages import Attempt, EngineFacts
 from sdistrib_worker import events
 from sdistrib_worker.choices import marked
@@ -74,7 +74,7 @@ class Making:
         self._fetching = fetching
         #: The files there are now.
         self.shelf = shelf
-        self.drawing = Drawing(turn, settings.patience)
+        self.drawing = Drawing(turn, settings)
         self.previewing = Previewing(settings.name, turn, session, self.drawing)
         self._queue: deque[Job] = deque()
         self._encoding: dict[Attempt, _Encoding] = {}
@@ -147,7 +147,7 @@ class Making:
             except PetitionError as error:
                 self.fail(job.attempt, error.info)
                 continue
-            self.drawing.ask(job, plan, self._fetching.paths(job.inputs), self._settings)
+            self.drawing.ask(job, plan, self._fetching.paths(job.inputs))
 
     def fetch(self) -> None:
         """Have the input files of all that is queued or running; fail what will not get its own."""
@@ -246,6 +246,8 @@ class Making:
                         self._session.say(wire.Started(attempt=attempt))
             case At():
                 self._on_progress(frame)
+            case Holds(contexts=contexts):
+                self.drawing.loaded.told(contexts)
             case Declined():
                 self._on_declined(frame)
             case _:  # a log line, which the loop has written down

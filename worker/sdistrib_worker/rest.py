@@ -10,12 +10,12 @@ from sdistrib_worker.session import Turn
 
 
 class Rest:
-    """Unloads on a client's wish, and after some time without work.
+    """Unloads everything on a client's wish, and after some time without work.
 
     Args:
         turn: the time.
         making: whose engine it is.
-        unload_after_s: seconds without work after which the context is unloaded; 0 is never.
+        unload_after_s: seconds without work after which all is unloaded; 0 is never.
     """
 
     def __init__(self, turn: Turn, making: Making, unload_after_s: float) -> None:
@@ -27,18 +27,18 @@ class Rest:
         self._since: float | None = None
 
     def wish(self) -> str:
-        """A client wants the context unloaded; gives what comes of it."""
+        """A client wants everything unloaded; gives what comes of it."""
         drawing = self._making.drawing
-        if drawing.running is None and not drawing.loaded_key:
+        if drawing.running is None and not drawing.loaded:
             return "nothing: no model was loaded"
         self._wished = True
-        model = drawing.loaded_model or "its model"
-        return f"unloads {model}" + ("" if self._is_idle() else " when it has nothing to draw")
+        models = drawing.loaded.models or "its model"
+        return f"unloads {models}" + ("" if self._is_idle() else " when it has nothing to draw")
 
     def tick(self) -> None:
         """Unload if that is due."""
         drawing = self._making.drawing
-        if drawing.running is None and not drawing.loaded_key:
+        if drawing.running is None and not drawing.loaded:
             self._wished = False
         if not self._is_idle():
             self._since = None
@@ -47,8 +47,8 @@ class Rest:
             self._since = self._turn.now
         if self._wished or self._turn.now >= self._since + self._after_s:
             why = "as was wished" if self._wished else f"unused for {self._after_s / 60:g} min"
-            self._turn.log("info", f"Unloading {drawing.loaded_model}, {why}.")
-            drawing.kill("Its context is unloaded.", "cancelled")
+            self._turn.log("info", f"Unloading {drawing.loaded.models}, {why}.")
+            drawing.kill("What it has loaded is unloaded.", "cancelled")
             self._since = None
 
     def deadlines(self) -> list[float]:
@@ -57,4 +57,4 @@ class Rest:
 
     def _is_idle(self) -> bool:
         drawing = self._making.drawing
-        return drawing.is_idle and bool(drawing.loaded_key)
+        return drawing.is_idle and bool(drawing.loaded)

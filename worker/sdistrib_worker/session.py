@@ -51,7 +51,9 @@ class Settings:
     patience: float = 1.0
     #: What the owner allows.
     declared: Declared = field(default_factory=Declared)
-    #: Seconds without work after which the context is unloaded; 0 is never.
+    #: Size of the files that the engine keeps contexts of, at most; 0 is no bound of the owner's.
+    keep_bytes: int = 0
+    #: Seconds without work after which all contexts are unloaded; 0 is never.
     unload_after_s: float = 0.0
     #: No grants while another process uses the device.
     yield_when_busy: bool = False

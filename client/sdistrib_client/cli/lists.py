@@ -92,7 +92,7 @@ def show_workers(answer: wire.Answer, *, as_json: bool) -> None:
             str(worker.files),
             str(worker.done),
             str(worker.failed),
-            worker.loaded or "-",
+            ", ".join(_loaded(worker)) or "-",
             _speed(worker),
             _most(worker),
             worker.reason or "-",
@@ -100,6 +100,13 @@ def show_workers(answer: wire.Answer, *, as_json: bool) -> None:
         for worker in answer.workers
     ]
     write_table(header, rows, cut=answer.cut)
+
+
+def _loaded(worker: wire.WorkerFacts) -> list[str]:
+    """Models that are loaded there, the last used first; of a worker that is away nobody knows."""
+    if worker.state == "away":
+        return []
+    return [model for model in (worker.loaded, *worker.kept) if model]
 
 
 def _speed(worker: wire.WorkerFacts) -> str:
@@ -177,8 +184,8 @@ def show_petition(row: wire.QueuedPetition, *, as_json: bool) -> None:
 
 
 def show_status(answer: wire.Answer, *, as_json: bool) -> None:
-    """The farm in numbers; the JSON object has software, uptime_s, workers, image counts
-    and eta_error."""
+    """The farm in numbers; the JSON object has software, uptime_s, workers, loaded (models by
+    worker), image counts and eta_error."""
     states = [worker.state for worker in answer.workers]
     if as_json:
         counts = {f"{part}_images": getattr(answer, f"{part}_images") for part in _PARTS}
@@ -189,6 +196,7 @@ def show_status(answer: wire.Answer, *, as_json: bool) -> None:
                     "software": answer.software,
                     "uptime_s": answer.uptime_s,
                     "workers": workers,
+                    "loaded": {w.name: models for w in answer.workers if (models := _loaded(w))},
                     **counts,
                     "eta_error": answer.eta_error,
                 }
@@ -199,11 +207,22 @@ def show_status(answer: wire.Answer, *, as_json: bool) -> None:
     rows = [
         ("manager", f"{answer.software}, up {duration(answer.uptime_s)}"),
         ("workers", workers_text),
+        *_loaded_rows(answer.workers),
         ("images", ", ".join(f"{getattr(answer, f'{p}_images')} {p}" for p in _PARTS)),
     ]
     if answer.eta_error:
         rows.append(("times", f"the first estimates were off by {answer.eta_error:.0%} (median)"))
     write_table((), rows, cut=answer.cut)
+
+
+def _loaded_rows(workers: Iterable[wire.WorkerFacts]) -> list[Row]:
+    """On which workers each model is loaded; no row where none is."""
+    where: dict[str, list[str]] = {}
+    for worker in workers:
+        for model in dict.fromkeys(_loaded(worker)):
+            where.setdefault(model, []).append(worker.name)
+    texts = [f"{model} ({', '.join(names)})" for model, names in sorted(where.items())]
+    return [("loaded", "; ".join(texts))] if texts else []
 
 
 _PARTS = ("waiting", "running", "done")

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
 from sdistrib_manager.scheduler.outlook import Outlook, outlook
-from sdistrib_manager.scheduler.work import Box, Job
+from sdistrib_manager.scheduler.work import Box, Job, used
 
 _B = TypeVar("_B", bound=Box)
 
@@ -75,12 +75,17 @@ class Forecast(Generic[_B]):
             if row.images:
                 at = self._looks[row.box]
                 work_s = row.end - at.ready_at
-                held_s = at.held_s + work_s
-                self._looks[row.box] = Outlook(row.end, job.context, at.held + row.images, held_s)
+                self._looks[row.box] = Outlook(
+                    row.end,
+                    used(at.contexts, job.context, at.keep),
+                    at.keep,
+                    at.held + row.images,
+                    at.held_s + work_s,
+                )
         return rows
 
     def _filling(self, job: Job) -> list[_Filling[_B]]:
-        copies = Counter(at.context for at in self._looks.values())
+        copies = Counter(context for at in self._looks.values() for context in at.contexts)
         filling = []
         for place, (box, at) in enumerate(self._looks.items()):
             if self._able(box, job):

@@ -7,7 +7,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
-from sdistrib_manager.scheduler.work import Box, Held, Job
+from sdistrib_manager.scheduler.work import Box, Contexts, Held, Job, used
 
 #: A box may hold one image beside the running one, and more while all of them take no longer.
 HOLD_S = 2.0
@@ -26,7 +26,9 @@ class Outlook:
 
     #: Monotonic seconds.
     ready_at: float
-    context: Hashable
+    contexts: Contexts
+    #: How many contexts it keeps.
+    keep: int
     #: Images it holds.
     held: int
     #: Seconds of work it holds.
@@ -34,12 +36,17 @@ class Outlook:
 
     def begin_at(self, costs: Costs, box: Box, job: Job) -> float:
         """When the box could begin an image of the job, its context loaded."""
-        load_s = 0.0 if self.context == job.context else costs.load_s(box.name, job)
+        load_s = 0.0 if job.context in self.contexts else costs.load_s(box.name, job)
         return self.ready_at + load_s
+
+    @property
+    def has_space(self) -> bool:
+        """A further context would replace none."""
+        return len(self.contexts) < self.keep
 
     def replaces(self, job: Job) -> bool:
         """Something else would have to go for the job."""
-        return self.context is not None and self.context != job.context
+        return job.context not in self.contexts and not self.has_space
 
     def loads_of_others(self, job: Job, copies: Callable[[Hashable], int]) -> int:
         """Loads that a further copy of the job's context costs others.
@@ -50,34 +57,34 @@ class Outlook:
         """
         if not self.replaces(job) or not copies(job.context):
             return 0
-        # The last copy of a context will have to be loaded again.
-        return 1 + (copies(self.context) == 1)
+        # What was not used for longest goes; the last copy of it will have to be loaded again.
+        return 1 + (copies(self.contexts[-1]) == 1)
 
 
 def outlook(box: Box, now: float, costs: Costs) -> Outlook:
     """What is expected of a box, by what it holds and what that costs."""
-    ready_at, context, held_s, count = now, box.context, 0.0, 0
+    ready_at, contexts, keep, held_s, count = now, box.contexts, box.keep, 0.0, 0
     for held in box.holds:
-        takes_s = _takes(box, held, context, now, costs)
+        takes_s = _takes(box, held, contexts, now, costs)
         ready_at += takes_s
         held_s += takes_s
-        context, count = held.job.context, count + 1
-    return Outlook(ready_at, context, count, held_s)
+        contexts, count = used(contexts, held.job.context, keep), count + 1
+    return Outlook(ready_at, contexts, keep, count, held_s)
 
 
 def ends(box: Box, now: float, costs: Costs) -> Iterator[tuple[Held, float]]:
     """What the box holds, in order, and when it will have finished each."""
-    end, context = now, box.context
+    end, contexts = now, box.contexts
     for held in box.holds:
-        end += _takes(box, held, context, now, costs)
-        context = held.job.context
+        end += _takes(box, held, contexts, now, costs)
+        contexts = used(contexts, held.job.context, box.keep)
         yield held, end
 
 
-def _takes(box: Box, held: Held, context: Hashable, now: float, costs: Costs) -> float:
-    """Seconds from the end of what goes before, which leaves this context loaded."""
+def _takes(box: Box, held: Held, contexts: Contexts, now: float, costs: Costs) -> float:
+    """Seconds from the end of what goes before, which leaves these contexts loaded."""
     load_s = 0.0
-    if held.begun_at is None and held.job.context != context:
+    if held.begun_at is None and held.job.context not in contexts:
         load_s = costs.load_s(box.name, held.job)
     return load_s + left(box, held, now, costs)
 
@@ -103,13 +110,16 @@ class Outlooks(Generic[B]):
         #: Places by context, in order, and of those with room those that hold something.
         self._by_context: dict[Hashable, list[int]] = {}
         self._roomy: dict[Hashable, set[B]] = {}
+        #: Those that a further context would replace nothing in.
+        self._spacious: set[B] = set()
         #: In order.
         self._ready: list[Ready] = []
         #: Boxes that hold nothing, in order.
         self.idle: list[B] = []
         for place, box in enumerate(boxes):
             look = self._look(box)
-            self._by_context.setdefault(look.context, []).append(place)
+            for context in look.contexts:
+                self._by_context.setdefault(context, []).append(place)
             self._ready.append((look.ready_at, place))
         self._ready.sort()
         self._find_idle()
@@ -120,11 +130,14 @@ class Outlooks(Generic[B]):
     def again(self, box: B) -> None:
         """What the box holds has changed."""
         place, before = self._places[box], self._of[box]
-        self._by_context[before.context].remove(place)
-        self._roomy.get(before.context, set()).discard(box)
+        for context in before.contexts:
+            self._by_context[context].remove(place)
+            self._roomy.get(context, set()).discard(box)
+        self._spacious.discard(box)
         self._ready.remove((before.ready_at, place))
         look = self._look(box)
-        insort(self._by_context.setdefault(look.context, []), place)
+        for context in look.contexts:
+            insort(self._by_context.setdefault(context, []), place)
         insort(self._ready, (look.ready_at, place))
         self._find_idle()
 
@@ -132,7 +145,10 @@ class Outlooks(Generic[B]):
         look = self._of[box] = outlook(box, self._now, self._costs)
         quick = look.held < HOLD_MAX and look.held_s < HOLD_S
         if look.held and (look.held < _HOLD_MIN or quick):
-            self._roomy.setdefault(look.context, set()).add(box)
+            for context in look.contexts:
+                self._roomy.setdefault(context, set()).add(box)
+        if look.has_space:
+            self._spacious.add(box)
         return look
 
     def _find_idle(self) -> None:
@@ -146,8 +162,18 @@ class Outlooks(Generic[B]):
         """Boxes that have the context, or will."""
         return [self.boxes[place] for place in self._by_context.get(context, ())]
 
+    def at_work_on(self, context: Hashable) -> list[B]:
+        """Those of them that will not be at something else before: idle, or it comes last."""
+        having = self.having(context)
+        return [box for box in having if self._is_at(self._of[box], context)]
+
+    @staticmethod
+    def _is_at(look: Outlook, context: Hashable) -> bool:
+        return not look.held or look.contexts[0] == context
+
     def with_room(self, job: Job) -> list[B]:
-        """Boxes that draw, and may be handed one more image: this one, of the same context."""
+        """Boxes that draw, and may be handed one more image: this one, which they need not load
+        for."""
         roomy = self._roomy.get(job.context)
         if not roomy:
             return []
@@ -188,7 +214,7 @@ class Outlooks(Generic[B]):
         """
         having = self._by_context.get(job.context, ())
         floor_s = self._costs.least_load_s
-        if having and not self._by_context.get(None):
+        if having and not self._spacious:
             floor_s += self._copy_cost * floor_s
         first, best = None, (inf, 0)
         for place in having:
@@ -202,7 +228,7 @@ class Outlooks(Generic[B]):
             if one[0] + floor_s >= best[0]:
                 break
             box = self.boxes[one[1]]
-            if self._of[box].context != job.context and able(box, job):
+            if job.context not in self._of[box].contexts and able(box, job):
                 end = self.reckoned(box, job), one[1]
                 if end < best:
                     first, best = one, end

@@ -5,9 +5,10 @@ room. An image goes to the box that finishes it soonest, a load counted in; a sl
 first image in the line that it would finish no later than the others could (so nothing starts on a
 slow box that a fast one would be done with sooner). A box first serves what it has loaded. Another
 context is loaded for the oldest line that was overtaken for too long, else for the next in fair
-order for which the load pays. While it draws, a box is handed the next images of the same context,
-which can be taken back until they begin. A box that finds nothing to do takes back what another one
-holds and has not begun, or races the last images of a slower one.
+order for which the load pays. While it draws, a box is handed the next images that it need not load
+for, which can be taken back until they begin. A box that finds nothing to do takes back what
+another one holds and has not begun, or races the last images of a slower one. A box may keep
+several contexts; that which it used least lately goes for another.
 """
 
 from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ class Scheduler:
             Expected seconds until the picture, loading included if the box must.
         """
         expected_s = self.costs.image_s(box.name, job)
-        if box.context != job.context:
+        if job.context not in box.contexts:
             expected_s += self.costs.load_s(box.name, job)
         job.new = False
         self.shares.charge(job.client, expected_s, now)
@@ -164,8 +165,9 @@ class _Turn(Generic[_B]):
             self._mark_passed(give)
             yield give
             # One more image in the same context makes a box no better for anybody.
-            behind = self._outlooks[give.box].held and give.box not in self._firsts
-            self._kept = self._kept if behind else None
+            look = self._outlooks[give.box]
+            more = look.held and look.contexts[0] == give.job.context
+            self._kept = self._kept if more and give.box not in self._firsts else None
             self._outlooks.again(give.box)
         yield from self._make_way()
         if self._outlooks.idle:
@@ -262,8 +264,12 @@ class _Turn(Generic[_B]):
         return max(map(self._lines.key, waiting), default=None)
 
     def _would_be_handed(self, head: Head, kept: dict[_B, Head]) -> list[_B]:
-        """Boxes, in their order, that have the context or are kept for the line."""
-        boxes = [box for box in self._outlooks.having(head[1].context) if box not in kept]
+        """Boxes, in their order, that are at the context or kept for the line.
+
+        What a box was handed for another context that it has does not give way: a steady stream of
+        first images would take it back for ever.
+        """
+        boxes = [box for box in self._outlooks.at_work_on(head[1].context) if box not in kept]
         boxes += [box for box, one in kept.items() if one == head]
         return [box for box in sorted(boxes, key=self._outlooks.place) if self._able(box, head[1])]
 
@@ -299,7 +305,7 @@ class _Turn(Generic[_B]):
 
     def _loaded(self, heads: list[Head]) -> Give[_B] | None:
         """An idle box goes on with what it has loaded."""
-        loaded = {box.context for box in self._outlooks.idle}
+        loaded = {context for box in self._outlooks.idle for context in box.contexts}
         for _, job, line in heads:
             if job.context in loaded:
                 having = self._outlooks.having(job.context)
@@ -317,7 +323,7 @@ class _Turn(Generic[_B]):
         return None
 
     def _behind(self, heads: list[Head], kept: dict[_B, Head]) -> Give[_B] | None:
-        """A box that draws is handed the next image of the same context."""
+        """A box that draws is handed the next image that it need not load for."""
         for head in heads:
             roomy = self._outlooks.with_room(head[1])
             boxes = [box for box in roomy if kept.get(box, head) == head]
@@ -382,8 +388,8 @@ class _Turn(Generic[_B]):
         Of boxes that are at something else nothing is expected.
         """
         count = 0
-        having = self._outlooks.having(job.context)
-        idle = (other for other in self._outlooks.idle if other.context != job.context)
+        having = self._outlooks.at_work_on(job.context)
+        idle = (other for other in self._outlooks.idle if job.context not in other.contexts)
         for other in chain(having, idle):
             ready_at = self._outlooks[other].ready_at
             if other is box or ready_at >= end or not self._able(other, job):

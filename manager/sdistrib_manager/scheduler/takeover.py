@@ -40,7 +40,7 @@ class Takeover(Generic[B]):
         self._fits = fits
         #: Not begun: any box may have them.
         self._waiting: list[_Prize[B]] = []
-        #: Begun, by context: they are raced where it is loaded, or nothing is.
+        #: Begun, by context: they are raced where it is loaded, or has space.
         self._begun: dict[Hashable, list[_Prize[B]]] = {}
         for box in outlooks.boxes:
             self.add(box)
@@ -61,9 +61,8 @@ class Takeover(Generic[B]):
 
     def best(self, box: B) -> tuple[B, Held] | None:
         """Where this box wins most; None where it wins too little."""
-        begun = self._begun.get(box.context, [])
-        if box.context is None:
-            begun = [prize for prizes in self._begun.values() for prize in prizes]
+        contexts = box.contexts if len(box.contexts) >= box.keep else self._begun
+        begun = [prize for context in contexts for prize in self._begun.get(context, [])]
         best: tuple[float, _Prize[B]] | None = None
         for prize in sorted(self._waiting + begun):
             # No more can be won than the time until it would be there anyway.

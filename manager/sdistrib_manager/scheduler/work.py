@@ -11,6 +11,9 @@ from typing import Protocol
 
 from sdistrib.petitions import Priority
 
+#: What an engine has loaded, the last used first: that is the order in which it stays.
+Contexts = tuple[Hashable, ...]
+
 #: Priorities by name; the smaller number goes first.
 PRIORITIES: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
@@ -53,6 +56,11 @@ class Job:
     prefers: Hashable = None
 
 
+def used(contexts: Contexts, context: Hashable, keep: int) -> Contexts:
+    """What an engine that keeps so many has loaded after an image of this context."""
+    return (context, *(other for other in contexts if other != context))[:keep]
+
+
 class Held(Protocol):
     """One image in the hands of a box, not drawn yet."""
 
@@ -85,8 +93,12 @@ class Box(Protocol):
         """Costs are remembered by it."""
 
     @property
-    def context(self) -> Hashable:
-        """What its engine has loaded; None when nothing, or unknown."""
+    def contexts(self) -> Contexts:
+        """What its engine has loaded; empty when nothing, or unknown."""
+
+    @property
+    def keep(self) -> int:
+        """How many contexts its engine keeps loaded; 1 or more."""
 
     @property
     def pixel_class(self) -> Hashable:

@@ -257,8 +257,10 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     failed: Count = 0
     #: What it is drawing.
     running: tuple[Attempt, ...] = ()
-    #: Name of the model that is loaded.
+    #: Name of the model that is loaded, and used last.
     loaded: Name = ""
+    #: Models that are loaded beside it, the last used first.
+    kept: Annotated[tuple[Name, ...], Meta(max_length=limits.CONTEXTS_KEPT_MAX)] = ()
     last_seen_s: Seconds = 0.0
     #: Why it takes no grants, for people.
     reason: Text = ""

@@ -71,6 +71,8 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_batch: Count = 0
     #: Placement that he decides whatever petitions wish: "clip_on_cpu=false", "threads=4".
     placement: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    #: Contexts that its engine keeps loaded.
+    keep: Annotated[int, Meta(ge=1, le=limits.CONTEXTS_KEPT_MAX)] = 1
 
 
 class Beat(Message, frozen=True, kw_only=True):

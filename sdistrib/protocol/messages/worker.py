@@ -2,8 +2,10 @@
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
+from sdistrib import limits
 from sdistrib.errors import ErrorInfo
 from sdistrib.petitions import Relief
 from sdistrib.protocol.messages.shared import (
@@ -106,13 +108,24 @@ class Fetch(Message, frozen=True, kw_only=True):
     offset: Size = 0
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A context that the engine holds."""
+
+    #: Digest of the whole context.
+    context: Name
+    #: Name of its model.
+    model: Name
+
+
 class EngineState(Message, frozen=True, kw_only=True):
     """What the engine holds now."""
 
     state: Literal["starting", "idle", "loading", "drawing"]
-    #: Name of the loaded model, and digest of the whole context.
+    #: Name of the model that was used last, and digest of the whole context.
     loaded: Name = ""
     context: Name = ""
+    #: What is loaded beside that, the last used first.
+    kept: Annotated[tuple[Kept, ...], Meta(max_length=limits.CONTEXTS_KEPT_MAX)] = ()
 
 
 class Standing(Message, frozen=True, kw_only=True):

@@ -49,19 +49,22 @@ class Reporter(Protocol):
     ) -> None:
         """What the picture looks like at a step; its pixels as in `Painting`."""
 
+    def holds(self, contexts: tuple[str, ...]) -> None:
+        """What is loaded now: `Draw.context` of each, the last used first."""
+
     def log(self, level: int, text: str) -> None:
         """One line of the engine's log: level 0 debug, 1 info, 2 warning, 3 error."""
 
 
 class Engine(Protocol):
-    """Draws one image at a time and keeps its context between images."""
+    """Draws one image at a time and keeps contexts between images, as many as a request allows."""
 
     @property
     def facts(self) -> EngineFacts:
         """What this engine is and which device it has."""
 
     def draw(self, request: Draw) -> Painting:
-        """Draw one image, after loading its context if another one is loaded.
+        """Draw one image, after loading its context if that is not loaded.
 
         Raises:
             RefusalError: no picture came of it; the engine can be used on.
@@ -76,7 +79,7 @@ class Engine(Protocol):
         """
 
     def unload(self) -> None:
-        """Free the loaded context and its memory; nothing when there is none."""
+        """Free everything that is loaded; nothing when nothing is."""
 
 
 class RefusalError(SdistribError):

@@ -34,6 +34,7 @@ def _declare(name: str, arguments: list[Any], result: Any = None) -> Any:
 
 _libc.free.argtypes = [c_void_p]
 _libc.free.restype = None
+_malloc_trim = getattr(_libc, "malloc_trim", None)
 _ctx_params_init = _declare("sd_ctx_params_init", [POINTER(api.sd_ctx_params_t)])
 _img_gen_params_init = _declare("sd_img_gen_params_init", [POINTER(api.sd_img_gen_params_t)])
 _vid_gen_params_init = _declare("sd_vid_gen_params_init", [POINTER(api.sd_vid_gen_params_t)])
@@ -176,6 +177,15 @@ def free_image(image: Any) -> None:
 def free_images(images: Any) -> None:
     """Free the array that `generate_image` gave back; its pixels are freed one by one."""
     _libc.free(ctypes.cast(images, c_void_p))
+
+
+def trim() -> None:
+    """Give free memory of the C heap back to the system, where the C library (glibc) can.
+
+    What several contexts leave between them it would keep: two kept ones grew from 290 to 390 MB.
+    """
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 def devices() -> list[Device]:

@@ -19,6 +19,7 @@ from sdistrib.protocol.engine import (
     Drawn,
     EngineFrame,
     FrameReader,
+    Holds,
     Interrupt,
     LogLine,
     Previewed,
@@ -91,6 +92,10 @@ class Link:
             self.send(frame, descriptor)
         finally:
             os.close(descriptor)
+
+    def holds(self, contexts: tuple[str, ...]) -> None:
+        """What is loaded now, the last used first."""
+        self.send(Holds(contexts=contexts))
 
     def log(self, level: int, text: str) -> None:
         """One line of the engine's log."""

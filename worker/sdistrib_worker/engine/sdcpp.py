@@ -19,12 +19,14 @@ from sdistrib.protocol.messages import EngineFacts
 from sdistrib_worker.engine import capi, device
 from sdistrib_worker.engine.base import Painting, RefusalError, Reporter
 from sdistrib_worker.engine.capi import api
+from sdistrib_worker.engine.contexts import Contexts
 from sdistrib_worker.engine.preview import Previewing
 from sdistrib_worker.engine.story import Story, Where
 from sdistrib_worker.engine.structs import Filled, asked_size, needs_encoder
 
 #: Style strength that a PhotoMaker context is made with; 0.4.7's own default.
 _STYLE_STRENGTH = 20.0
+_FREED_OTHERS = "memory ran out, and was freed of what else was loaded"
 
 
 class _Upscaling(NamedTuple):
@@ -36,8 +38,20 @@ class _Upscaling(NamedTuple):
     factor: int
 
 
+class _Loaded(NamedTuple):
+    """A context that is loaded, and what beside its key it was loaded for."""
+
+    handle: Any
+    #: CPU threads, and LoRAs that are merged into its weights.
+    variant: tuple[object, ...]
+    #: It has the VAE's encoder.
+    has_encoder: bool
+
+
 class SdCpp:
-    """The engine: one context, kept while requests ask for the same one.
+    """The engine: the contexts that were used last, and the last upscaler.
+
+    An upscaler is small, so it does not count: there is one beside the contexts.
 
     Args:
         asked: the device that must be got: "auto", "cpu", "cuda", "vulkan0", …
@@ -50,9 +64,9 @@ class SdCpp:
     def __init__(self, asked: str, reporter: Reporter) -> None:
         self._reporter = reporter
         self._story = Story("loading", time.monotonic())
+        self._contexts: Contexts[_Loaded] = Contexts(_free, reporter.holds)
+        #: That of the request under way.
         self._context: Any = None
-        self._key: tuple[object, ...] = ()
-        self._has_encoder = False
         self._upscaler: _Upscaling | None = None
         self._previewing = Previewing(reporter)
         _ears.engine = self
@@ -72,12 +86,32 @@ class SdCpp:
         return self._facts
 
     def draw(self, request: Draw) -> Painting:
-        """Draw one image, after loading its context if another one is loaded.
+        """Draw one image, after loading its context if that is not loaded.
+
+        Where memory runs out while other contexts are kept, they go, and it is tried once more.
 
         Raises:
             RefusalError: `engine_error`, `out_of_memory`, `unsupported`, `invalid_params` or
                 `too_large`; the engine can be used on.
         """
+        try:
+            return self._draw(request)
+        except RefusalError as refusal:
+            if refusal.code != "out_of_memory":
+                raise
+            if not self._free_others(request):
+                self.unload()  # what is loaded may be why
+                raise
+        self._reporter.log(2, f"{_FREED_OTHERS}; drawing again")
+        try:
+            painting = self._draw(request)
+        except RefusalError as refusal:
+            if refusal.code == "out_of_memory":
+                self.unload()
+            raise
+        return painting._replace(notes=(*painting.notes, _FREED_OTHERS))
+
+    def _draw(self, request: Draw) -> Painting:
         self._story = Story("loading", time.monotonic())
         try:
             filled = _filled(request)
@@ -87,7 +121,6 @@ class SdCpp:
                 return self._film(request, filled)
             return self._paint(request, filled)
         except MemoryError:
-            self.unload()
             raise RefusalError("out_of_memory", "No memory is left for the picture.") from None
 
     def _paint(self, request: Draw, filled: Filled) -> Painting:
@@ -187,10 +220,20 @@ class SdCpp:
         )
 
     def unload(self) -> None:
-        """Free the context and the upscaler; nothing where there is none."""
-        if self._context is not None:
-            api.free_sd_ctx(self._context)
-            self._context = None
+        """Free all contexts and the upscaler; nothing where there is none."""
+        self._context = None
+        self._contexts.free_all()
+        self._free_upscaler()
+
+    def _free_others(self, request: Draw) -> bool:
+        """Free what this request does not need; False where there was nothing."""
+        freed = self._contexts.free_all(but=request.context)
+        if self._upscaler is None or request.params.upscale_model:
+            return freed
+        self._free_upscaler()
+        return True
+
+    def _free_upscaler(self) -> None:
         if self._upscaler is not None:
             api.free_upscaler_ctx(self._upscaler.handle)
             self._upscaler = None
@@ -217,10 +260,13 @@ class SdCpp:
         # Merged LoRAs leave rounding errors in the weights when they are taken out again, so such
         # a context serves its own set of LoRAs only.
         merged = request.loras if request.params.lora_apply_mode != "at_runtime" else ()
-        key = (request.context, filled.ctx.n_threads, merged)
-        if self._context is not None and key == self._key and (self._has_encoder or not encoder):
+        variant = (filled.ctx.n_threads, merged)
+        loaded = self._contexts.use(request.context)
+        if loaded and loaded.variant == variant and (loaded.has_encoder or not encoder):
+            self._context = loaded.handle
             return False
-        self.unload()
+        self._context, size_bytes = None, request.load_bytes
+        self._contexts.make_room(request.context, size_bytes, request.keep, request.keep_bytes)
         self._tell(self._story.enter("loading"))
         self._dump("sd_ctx_params_t", capi.ctx_params_text(filled.ctx))
         context = api.new_sd_ctx(filled.ctx)
@@ -231,7 +277,8 @@ class SdCpp:
         except RefusalError:
             api.free_sd_ctx(context)
             raise
-        self._context, self._key, self._has_encoder = context, key, encoder
+        self._contexts.add(request.context, size_bytes, _Loaded(context, variant, encoder))
+        self._context = context
         return True
 
     def _check_loaded(self, context: Any, filled: Filled) -> None:
@@ -280,9 +327,7 @@ class SdCpp:
             params.upscale_tile_size,
         )  # fmt: skip
         if self._upscaler is None or self._upscaler.key != key:
-            if self._upscaler is not None:
-                api.free_upscaler_ctx(self._upscaler.handle)
-                self._upscaler = None
+            self._free_upscaler()
             handle = api.new_upscaler_ctx(path.encode(), *key[1:])
             if not handle:
                 raise self._refusal("The engine could not load the upscaler", loading=True)
@@ -409,7 +454,6 @@ class SdCpp:
     def _refusal(self, what: str, *, loading: bool = False) -> RefusalError:
         message = f"{what}: {self._story.reason()}."[: limits.TEXT_CHARS_MAX]
         if self._story.out_of_memory():
-            self.unload()  # what is loaded may be why
             return RefusalError("out_of_memory", message, loading=loading)
         return RefusalError("engine_error", message, loading=loading)
 
@@ -455,6 +499,11 @@ def _on_log(level: int, text: bytes, _: object) -> None:
 def _on_progress(step: int, steps: int, _time: float, _: object) -> None:
     if _ears.engine is not None:
         _ears.engine.hear_progress(step, steps)
+
+
+def _free(loaded: _Loaded) -> None:
+    api.free_sd_ctx(loaded.handle)
+    capi.trim()
 
 
 def _facts(chosen: device.Device) -> EngineFacts:

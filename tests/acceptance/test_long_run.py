@@ -1,0 +1,135 @@
+"""A worker that draws on and on, and changes its context again and again: nothing grows.
+
+Resident memory is coarse: the allocator keeps holes. One lost picture of each image shows in it
+after a thousand; among a hundred, `test_crash_guard` counts the bytes in use on the child's heap.
+"""
+
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.cluster import Cluster, Process, cluster, wait_for
+from tests.support.engines import outcome, request, running
+from tests.support.processes import children, descriptors, resident_bytes
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+
+SIDE = 64
+#: What the engine allocates for one picture.
+PICTURE_BYTES = SIDE * SIDE * 3
+#: Resident memory goes up and down by so much.
+NOISE_BYTES = 4_000_000
+
+
+class Sample(NamedTuple):
+    """A process at one moment."""
+
+    memory: int
+    #: Open descriptors but for pictures on their way, and those.
+    others: Counter[str]
+    pictures: int
+
+
+def _sample(pid: int) -> Sample:
+    kinds = descriptors(pid)
+    pictures = kinds.pop("memfd", 0)
+    return Sample(resident_bytes(pid), kinds, pictures)
+
+
+@pytest.fixture
+def farm() -> Iterator[Cluster]:
+    with cluster() as made:
+        yield made
+
+
+def _watched(worker: Process, client: Process) -> Iterator[tuple[Sample, Sample]]:
+    """Worker and child behind each picture, as far as they are seen one by one."""
+    (child,) = children(worker.pid)
+    seen = 0
+
+    def another() -> bool:
+        return _drawn(worker) > seen or client.popen.poll() is not None
+
+    while client.popen.poll() is None:
+        wait_for(another, f"picture {seen + 1}; {worker.errors[-500:]}")
+        seen = _drawn(worker)
+        if client.popen.poll() is None:
+            yield _sample(worker.pid), _sample(child)
+    assert children(worker.pid) == [child], "the engine died on the way"
+
+
+def _drawn(worker: Process) -> int:
+    return worker.errors.count(": drawn in ")
+
+
+def _flat(samples: list[Sample], images: int) -> None:
+    """The last third is no larger than the one behind the warm-up."""
+    third = len(samples) // 3
+    assert third >= images // 6, "too few pictures were seen one by one"
+    before, after = (
+        statistics.median(one.memory for one in part)
+        for part in (samples[third // 2 : third + third // 2], samples[-third:])
+    )
+    # Were one picture of each image kept, half as many as there are would lie between them.
+    leak = images * PICTURE_BYTES / 2
+    assert after - before < max(0.75 * leak, NOISE_BYTES), f"{before} bytes, later {after}"
+    most = max(sum(one.others.values()) for one in samples[:third])
+    assert max(sum(one.others.values()) for one in samples[-third:]) <= most
+    assert max(one.pictures for one in samples) <= 3
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "images", [100, pytest.param(1000, marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_images_leave_neither_memory_nor_descriptors_behind(
+    images: int, farm: Cluster, models_dir: Path, tmp_path: Path
+) -> None:
+    worker = farm.worker(models_dir, "--threads", "1")
+    small = ("-W", str(SIDE), "-H", str(SIDE), "--steps", "1", "--cfg-scale", "1")
+    client = farm.client(
+        "-m", "tiny", "-p", "a lamp", *small, "-b", str(images),
+        "-o", str(tmp_path / "out.png"),
+    )  # fmt: skip
+    samples = list(_watched(worker, client))
+    assert client.ends() == 0, client.errors
+    assert len(list(tmp_path.glob("*.png"))) == images
+    for part in zip(*samples, strict=True):
+        _flat(list(part), images)
+
+
+#: Models in turn, and how many are kept: each image needs a load.
+CHANGES = {"keep-1": (("a", "b"), 1), "keep-2": (("a", "b", "c"), 2)}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("keep", CHANGES)
+@pytest.mark.parametrize("changes", [9, pytest.param(100, marks=pytest.mark.slow)])
+def test_changes_of_the_context_give_the_memory_back(
+    changes: int, keep: str, models_dir: Path
+) -> None:
+    models, most = CHANGES[keep]
+    memory, loads = [], 0
+    with running() as child:
+        empty = _sample(child.pid).memory
+        for number in range(changes):
+            wanted = request(models_dir, context=models[number % len(models)], steps=1, keep=most)
+            result = outcome(child, wanted)
+            assert result.picture is not None
+            loads += result.picture.drawn.load_s > 0
+            memory.append(_sample(child.pid))
+    assert loads == changes
+    one = memory[0].memory - empty
+    settled, third = memory[len(models)], memory[-changes // 3 :]
+    # Not even one of the contexts that were unloaded is still there.
+    assert statistics.median(sample.memory for sample in third) - settled.memory < one
+    assert memory[-1].others == settled.others
