@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+import msgspec
 
 from sdistrib.errors import EXIT_FAILED, EXIT_OK, SdistribError
 from sdistrib.params import PARAMETERS
@@ -83,7 +84,8 @@ def retry(host: str, values: Values) -> int:
         outputs = None
         if not values["detach"]:
             format_ = changes.get("format", petition.params.format)
-            outputs = outputs_of(values, row.images, format_)
+            params = msgspec.structs.replace(petition.params, format=format_)
+            outputs = outputs_of(values, row.images, params)
         drawing = client.retry(
             row.id,
             detach=values["detach"],
