@@ -6,6 +6,7 @@ After every turn it is checked that the machine is not due at once again: a loop
 import itertools
 from typing import Any, TypeVar
 
+from sdistrib import limits
 from sdistrib.errors import ErrorInfo
 from sdistrib.models import ModelFile
 from sdistrib.params import Params
@@ -17,7 +18,7 @@ from sdistrib_worker import effects as fx
 from sdistrib_worker import events
 from sdistrib_worker.machine import Worker
 from sdistrib_worker.session import Settings
-from sdistrib_worker.shelf import StoredFile
+from sdistrib_worker.shelf import Shelf, StoredFile, make_plan
 
 T = TypeVar("T")
 
@@ -165,3 +166,16 @@ def log_of(made: list[fx.Effect], level: str = "") -> str:
     """All log lines, or those of a level."""
     lines = of(made, fx.Log)
     return "\n".join(line.text for line in lines if level in ("", line.level))
+
+
+def tiny_context() -> str:
+    """What is loaded when a plain petition for the tiny model is drawn."""
+    plan = make_plan(Params(prompt="x", model="tiny"), Shelf(FILES), "box")
+    return plan.context
+
+
+def big(rig: Rig, index: int, mib: int) -> list[fx.Effect]:
+    """A picture of so many MiB is drawn and encoded."""
+    ticket = rig.begin(attempt(index))
+    rig.draw(ticket)
+    return rig.encoded(attempt(index), bytes(mib * limits.MIB + index))

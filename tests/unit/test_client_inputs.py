@@ -26,10 +26,10 @@ from sdistrib_client.cli.events_json import JsonLines
 from sdistrib_client.composing import compose, edit, prepare
 from sdistrib_client.inputs import read_all, read_inputs
 from sdistrib_client.uploads import Uploads
+from tests.support.client_bench import ID, OTHER, Bench, ends, sent
 from tests.support.input_files import digest_of
 from tests.support.scripted_manager import png
 from tests.unit.test_client_cli import client, drawn, run  # noqa: F401 - a fixture
-from tests.unit.test_client_requests import ID, OTHER, Bench, ends, sent
 from tests.unit.test_client_verbs import row
 
 PICTURE = png(1)

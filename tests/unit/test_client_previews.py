@@ -20,8 +20,8 @@ from sdistrib_client.effects import Ending
 from sdistrib_client.errors import OutputError
 from sdistrib_client.pictures import Preview
 from sdistrib_client.preview_file import PreviewFile
+from tests.support.client_bench import BODY, ID, OTHER, Bench, result, sent
 from tests.support.scripted_manager import png
-from tests.unit.test_client_requests import BODY, ID, OTHER, Bench, result, sent
 
 # --- the machine ------------------------------------------------------------------------------
 

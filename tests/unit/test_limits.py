@@ -36,7 +36,7 @@ TESTS = Path(__file__).parents[1]
 
 UNITS = {"KIB", "MIB", "GIB"}
 CODEC, RULES, PARAMS = "test_core_codec", "test_core_rules", "test_core_params"
-SOCKETS, WORKER, HERE = "test_core_transport", "test_worker_machine", "test_limits"
+SOCKETS, WATCHDOGS, HERE = "test_core_transport", "test_worker_watchdogs", "test_limits"
 RELIEF = "test_manager_relief"
 SHOWN, WATCHED = "test_manager_previews", "test_client_previews"
 REGISTRY = {
@@ -55,7 +55,10 @@ REGISTRY = {
     "CLIENT_RESULTS_IN_FLIGHT_MAX": (HERE, "test_a_clients_credit_at_n_and_n_plus_1_pictures"),
     "CLIENT_BYTES_IN_FLIGHT_MAX": (HERE, "test_a_clients_credit_at_n_and_n_plus_1_bytes"),
     "CLIENT_PETITIONS_MAX": (HERE, "test_a_connection_listens_to_n_petitions_and_no_more"),
-    "WORKER_RESULTS_HELD_MAX": (WORKER, "test_no_image_is_begun_while_too_many_results_wait"),
+    "WORKER_RESULTS_HELD_MAX": (
+        "test_worker_results",
+        "test_no_image_is_begun_while_too_many_results_wait",
+    ),
     "PREVIEW_SIDE_MAX": (
         WATCHED,
         "test_a_preview_that_is_no_small_picture_is_an_error_and_leaves_the_old_one",
@@ -116,7 +119,7 @@ REGISTRY = {
     "REMEMBER_WORKER_S": (HERE, "test_a_worker_is_remembered_for_n_seconds"),
     "LATE_TURN_S": (HERE, "test_a_turn_is_late_behind_n_seconds"),
     "SILENCE_NOTICE_S": (
-        "test_client_requests",
+        "test_client_link",
         "test_silence_is_told_once_with_the_address_and_then_unreachable",
     ),
     "ZMTP_HEARTBEAT_TIMEOUT_S": (SOCKETS, "test_sockets_are_set_up_as_the_protocol_wants"),
@@ -130,15 +133,15 @@ REGISTRY = {
     "SECONDS_MAX": (HERE, "test_a_length_of_time_at_n_and_behind_n"),
     "DEADLINE_S_MAX": (PARAMS, "test_a_petitions_own_bounds"),
     "ENGINE_FRAME_BYTES_MAX": ("test_core_engine_frames", "test_a_frame_at_n_and_n_plus_1"),
-    "STEP_SILENCE_S": (WORKER, "test_watchdog_of_steps_learns"),
-    "STEP_SILENCE_PIXELS": (WORKER, "test_watchdog_of_other_phases_goes_by_pixels"),
-    "STEP_SILENCE_FACTOR": (WORKER, "test_watchdog_of_steps_learns"),
-    "STEP_SILENCE_S_MIN": (WORKER, "test_quick_steps_still_get_the_least_patience"),
-    "LOAD_S_BASE": (WORKER, "test_watchdog_of_loading_goes_by_size"),
-    "LOAD_S_PER_GIB": (WORKER, "test_watchdog_of_loading_goes_by_size"),
-    "ENGINE_START_S": (WORKER, "test_watchdog_of_the_start"),
+    "STEP_SILENCE_S": (WATCHDOGS, "test_watchdog_of_steps_learns"),
+    "STEP_SILENCE_PIXELS": (WATCHDOGS, "test_watchdog_of_other_phases_goes_by_pixels"),
+    "STEP_SILENCE_FACTOR": (WATCHDOGS, "test_watchdog_of_steps_learns"),
+    "STEP_SILENCE_S_MIN": (WATCHDOGS, "test_quick_steps_still_get_the_least_patience"),
+    "LOAD_S_BASE": (WATCHDOGS, "test_watchdog_of_loading_goes_by_size"),
+    "LOAD_S_PER_GIB": (WATCHDOGS, "test_watchdog_of_loading_goes_by_size"),
+    "ENGINE_START_S": (WATCHDOGS, "test_watchdog_of_the_start"),
     "ENGINE_STOP_S": (HERE, "test_an_engine_has_n_seconds_to_end"),
-    "RESTART_BACKOFF_S": (WORKER, "test_backoff_grows_with_deaths_and_ends_with_a_picture"),
+    "RESTART_BACKOFF_S": (WATCHDOGS, "test_backoff_grows_with_deaths_and_ends_with_a_picture"),
 }
 
 

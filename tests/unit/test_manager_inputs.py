@@ -1,63 +1,35 @@
-"""Input files through the manager: asked for, put together, kept, accepted; then to workers."""
+"""Input files to the manager: asked for, put together, refused, accepted."""
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from sdistrib import limits
-from sdistrib.params import Params
 from sdistrib.petitions import InputFile
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
 from sdistrib_manager import blobs
 from sdistrib_manager import effects as fx
-from sdistrib_manager.events import BlobFailed, BlobMissing, BlobStored, MessageArrived
-from sdistrib_manager.jobs import context_key, evaluations
-from sdistrib_manager.rows import ForgetInput, InputRow, PetitionRow
-from sdistrib_manager.state import State
-from tests.support.farm import MODEL, Client, Farm, Worker, petition, petition_id
+from sdistrib_manager.events import BlobFailed, BlobStored, MessageArrived
+from sdistrib_manager.rows import InputRow, PetitionRow
+from tests.support.farm import Client, Farm, Worker, petition, petition_id
 from tests.support.input_files import FILE, digest_of, with_files
-
-BIG = bytes(range(256)) * (10 * limits.KIB)
-OTHER = b"another picture"
+from tests.support.staged import (
+    BIG,
+    OTHER,
+    dropped,
+    needed,
+    nothing_is_staged,
+    replaced,
+    sends,
+    state_of,
+    submits,
+)
 
 
 @pytest.fixture
 def farm() -> Farm:
     return Farm()
-
-
-def submits(
-    client: Client, number: int = 1, *files: bytes, detach: bool = False, **more: Any
-) -> str:
-    """Submit a petition that names files; its id."""
-    body = encode_petition(with_files(petition(**more), *(files or (FILE,))))
-    client.says(wire.Submit(id=petition_id(number), detach=detach), body)
-    return petition_id(number)
-
-
-def sends(client: Client, data: bytes = FILE, begin: int = 0, end: int | None = None) -> None:
-    """Send the pieces of a file."""
-    for offset in range(begin, len(data) if end is None else end, limits.CHUNK_BYTES):
-        piece = data[offset : offset + limits.CHUNK_BYTES]
-        client.says(wire.Chunk(digest=digest_of(data), offset=offset), piece)
-
-
-def needed(client: Client) -> list[tuple[str, ...]]:
-    return [need.digests for need in client.got(wire.Need)]
-
-
-def state_of(farm: Farm) -> State:
-    return farm.manager.state
-
-
-def nothing_is_staged(farm: Farm) -> bool:
-    return not (state_of(farm).staged or state_of(farm).uploads)
-
-
-def dropped(farm: Farm) -> list[str]:
-    return [effect.digest for effect in farm.kept(fx.DropBlob)]
 
 
 # --- to the manager ---------------------------------------------------------------------------
@@ -297,15 +269,11 @@ def test_a_wrong_size_of_a_file_that_is_here_is_refused(farm):
     sends(client)
     wrong = with_files(petition(), FILE)
     files = (InputFile(digest_of(FILE), len(FILE) + 1),)
-    body = encode_petition(_replaced(wrong, inputs=files))
+    body = encode_petition(replaced(wrong, inputs=files))
     client.says(wire.Submit(id=petition_id(2)), body)
     error = client.last(wire.Refused).error
     assert (error.code, error.field) == ("invalid_params", "inputs")
     assert f"{len(FILE)} bytes and not {len(FILE) + 1}" in error.message
-
-
-def _replaced(struct: Any, **changes: Any) -> Any:
-    return msgspec.structs.replace(struct, **changes)
 
 
 def test_a_disk_that_takes_no_file_is_a_typed_busy(farm):
@@ -440,232 +408,3 @@ def test_a_plan_needs_no_files(farm):
     client.says(wire.Plan(number=1), encode_petition(with_files(petition(), FILE)))
     assert client.last(wire.Planned).error is None
     assert nothing_is_staged(farm)
-
-
-# --- kept while somebody names them -----------------------------------------------------------
-
-
-def _cancelled(client: Client, pid: str) -> None:
-    client.says(wire.Cancel(id=pid))
-
-
-def test_a_purge_drops_the_files_that_nobody_else_names_and_tells_the_workers(farm):
-    client, worker = Client(farm), Worker(farm)
-    first = submits(client, 1, FILE, OTHER)
-    sends(client)
-    sends(client, OTHER)
-    second = submits(client, 2)
-    for pid in (first, second):
-        _cancelled(client, pid)
-    client.says(wire.Purge(id=first))
-    assert worker.last(wire.Forget).digests == (digest_of(OTHER),)
-    assert dropped(farm) == [digest_of(OTHER)]
-    client.says(wire.Purge())
-    assert worker.last(wire.Forget).digests == (digest_of(FILE),)
-    assert farm.store.used_blobs() == set()
-    assert (state_of(farm).blob_bytes, state_of(farm).blob_uses) == (0, {})
-
-
-def test_retention_drops_files_too():
-    farm = Farm(retention_s=5.0)
-    client = Client(farm)
-    pid = submits(client)
-    sends(client)
-    _cancelled(client, pid)
-    farm.turn(6.0)
-    assert dropped(farm) == [digest_of(FILE)]
-    assert farm.store.used_blobs() == set()
-
-
-def test_workers_are_told_in_portions(farm):
-    client, worker = Client(farm), Worker(farm)
-    files = [b"%d" % number for number in range(300)]
-    for number, data in enumerate(files):
-        pid = submits(client, number, data)
-        sends(client, data)
-        _cancelled(client, pid)
-    client.says(wire.Purge())
-    assert [len(forget.digests) for forget in worker.got(wire.Forget)] == [256, 44]
-
-
-def test_a_file_named_anew_in_the_same_turn_is_not_forgotten(farm):
-    client, worker = Client(farm), Worker(farm)
-    pid = submits(client)
-    sends(client)
-    _cancelled(client, pid)
-    submits(client, 2, FILE, OTHER)  # holds it while it waits
-    client.says(wire.Purge(id=pid))
-    assert not dropped(farm)
-    assert len(worker.got(wire.Forget)) == 1
-    sends(client, OTHER)
-    assert client.last(wire.Accepted).id == petition_id(2)
-    entry = state_of(farm).queue.entries[petition_id(2)]
-    state = state_of(farm)
-    blobs.drop_input(state, entry, entry.inputs[0])
-    blobs.name_input(state, entry, InputFile(digest_of(FILE), len(FILE)))
-    assert not state.unnamed
-
-
-# --- a retry ----------------------------------------------------------------------------------
-
-
-def _failed(farm: Farm, client: Client, *files: bytes) -> tuple[str, Worker]:
-    worker = Worker(farm)
-    pid = submits(client, 1, *files)
-    for data in files:
-        sends(client, data)
-    worker.fails(worker.starts(), "invalid_params")
-    assert client.last(wire.Finished).state == "failed"
-    return pid, worker
-
-
-def test_a_retry_with_other_files_asks_for_them_and_is_then_applied(farm):
-    client = Client(farm)
-    pid, worker = _failed(farm, client, FILE, OTHER)
-    body = encode_petition(with_files(petition(), OTHER, BIG))
-    client.says(wire.Retry(id=pid), body)
-    assert needed(client)[-1] == (digest_of(BIG),)
-    assert state_of(farm).queue.entries[pid].state == "failed"
-    other = encode_petition(with_files(petition(), OTHER, b"third"))
-    client.says(wire.Retry(id=pid), other)
-    assert client.last(wire.Refused).error.code == "conflict"
-    sends(client, BIG)
-    assert len(client.got(wire.Accepted)) == 2
-    assert worker.last(wire.Grant).attempts[0].number == 2
-    assert {row.digest for row in farm.store.load().inputs} == {digest_of(OTHER), digest_of(BIG)}
-    assert digest_of(FILE) in dropped(farm)
-    assert worker.last(wire.Forget).digests == (digest_of(FILE),)
-    worker.draws(worker.starts())
-
-
-def test_a_retry_without_changes_needs_no_files(farm):
-    client = Client(farm)
-    pid, _ = _failed(farm, client, FILE)
-    client.says(wire.Retry(id=pid))
-    assert len(needed(client)) == 1
-    assert len(client.got(wire.Accepted)) == 2
-
-
-def test_a_retry_that_waits_for_files_may_be_cancelled_and_the_end_stays(farm):
-    client = Client(farm)
-    pid, _ = _failed(farm, client, FILE)
-    client.says(wire.Retry(id=pid), encode_petition(with_files(petition(), BIG)))
-    client.says(wire.Cancel(id=pid))
-    assert client.last(wire.Cancelled).state == "failed"
-    assert nothing_is_staged(farm)
-    client.says(wire.Detach(id=pid))
-
-
-def test_a_retry_of_what_was_purged_meanwhile_is_refused(farm):
-    client = Client(farm)
-    pid, _ = _failed(farm, client, FILE)
-    client.says(wire.Retry(id=pid), encode_petition(with_files(petition(), BIG)))
-    client.says(wire.Purge(id=pid))
-    sends(client, BIG)
-    assert client.last(wire.Refused).error.code == "not_found"
-    assert nothing_is_staged(farm)
-
-
-# --- to the workers ---------------------------------------------------------------------------
-
-
-def _accepted(farm: Farm, *files: bytes, **more: Any) -> Client:
-    client = Client(farm)
-    submits(client, 1, *files, **more)
-    for data in files:
-        sends(client, data)
-    return client
-
-
-def pieces(farm: Farm, worker: Worker) -> list[tuple[int, int]]:
-    sent = [effect for effect in farm.kept(fx.SendPicture) if effect.route == worker.route]
-    assert {effect.port for effect in sent} <= {"worker"}
-    return [(effect.start, effect.end) for effect in sent]
-
-
-def test_a_worker_fetches_a_file_in_pieces_under_credit(farm):
-    worker = Worker(farm)
-    data = bytes(6 * limits.CHUNK_BYTES + 7)
-    _accepted(farm, data)
-    worker.says(wire.Fetch(digest=digest_of(data)))
-    whole = [(at, at + limits.CHUNK_BYTES) for at in range(0, len(data), limits.CHUNK_BYTES)]
-    assert pieces(farm, worker) == whole[: limits.CHUNK_CREDIT]
-    worker.says(wire.ChunkSeen(digest=digest_of(data), offset=3 * limits.CHUNK_BYTES))
-    assert pieces(farm, worker) == [*whole[:-1], (6 * limits.CHUNK_BYTES, len(data))]
-    worker.says(wire.ChunkSeen(digest=digest_of(data), offset=len(data)))
-    assert not state_of(farm).roster.at(worker.route).fetches
-    worker.says(wire.ChunkSeen(digest=digest_of(data), offset=len(data)))
-
-
-def test_a_fetch_goes_on_where_the_worker_says_also_after_a_reconnect(farm):
-    worker = Worker(farm)
-    _accepted(farm, BIG)
-    worker.says(wire.Fetch(digest=digest_of(BIG)))
-    worker.reconnects(running=tuple(worker.attempts))
-    worker.says(wire.ChunkSeen(digest=digest_of(BIG), offset=1))
-    assert not pieces(farm, worker)
-    worker.says(wire.Fetch(digest=digest_of(BIG), offset=2 * limits.CHUNK_BYTES))
-    assert pieces(farm, worker) == [(2 * limits.CHUNK_BYTES, len(BIG))]
-    worker.says(wire.Fetch(digest=digest_of(BIG), offset=len(BIG)))
-    worker.says(wire.Fetch(digest=digest_of(BIG), offset=len(BIG) + 1))
-    assert worker.got(wire.Fault)
-    worker.breaks()
-
-
-def test_a_worker_gets_no_file_of_a_petition_that_it_was_not_granted(farm):
-    other = Worker(farm, "other", (MODEL,))
-    worker = Worker(farm, "none", ())
-    _accepted(farm, FILE)
-    for digest in (digest_of(FILE), digest_of(OTHER)):
-        worker.says(wire.Fetch(digest=digest))
-    assert not pieces(farm, worker)
-    assert "granted" in farm.logs[-1]
-    other.says(wire.Fetch(digest=digest_of(FILE)))
-    assert len(pieces(farm, other)) == 1
-
-
-def test_a_file_may_be_fetched_for_an_attempt_that_is_not_live_any_more(farm):
-    worker = Worker(farm)
-    _accepted(farm, FILE)
-    worker.fails(worker.attempts[0])
-    worker.says(wire.Fetch(digest=digest_of(FILE)))
-    assert len(pieces(farm, worker)) == 1
-
-
-def test_a_lost_file_ends_what_needs_it_and_may_be_sent_again(farm):
-    worker = Worker(farm)
-    client = _accepted(farm, FILE, images=3)
-    submits(client, 2)
-    ended = submits(client, 3)
-    _cancelled(client, ended)
-    worker.starts(worker.attempts[0])
-    worker.says(wire.Fetch(digest=digest_of(FILE)))
-    farm.happen(BlobMissing(digest_of(FILE), "cannot read it"))
-    farm.turn()
-    for finished in client.got(wire.Finished)[-2:]:
-        errors = {failure.error.code for failure in finished.failures}
-        assert (finished.state, errors) == ("failed", {"internal"})
-    error = client.got(wire.Finished)[-1].failures[0].error
-    assert "cannot read it" in error.message
-    assert error.field == "inputs"
-    assert {gone.attempt for gone in worker.got(wire.Abandon)} >= set(worker.attempts)
-    assert len(farm.rows(ForgetInput)) == 3
-    assert not state_of(farm).roster.at(worker.route).fetches
-    # Nobody has it any more, so that whoever wants it is asked.
-    client.says(wire.Retry(id=petition_id(1)))
-    assert needed(client)[-1] == (digest_of(FILE),)
-    sends(client)
-    assert client.last(wire.Accepted).id == petition_id(1)
-    worker.says(wire.Fetch(digest=digest_of(FILE)))
-
-
-def test_what_a_context_costs_knows_upscalers_and_first_pictures():
-    def key(**more: Any) -> str:
-        return context_key(Params(**more), lambda _kind, _name: None)
-
-    one = {"mode": "upscale", "init_image": digest_of(FILE)}
-    assert key(**one, upscale_model="a") != key(**one, upscale_model="b")
-    assert evaluations(Params(**one, upscale_model="a")) == 1
-    plain = Params(prompt="a", model="m", steps=20, cfg_scale=1.0)
-    assert evaluations(plain) == 20
-    assert evaluations(_replaced(plain, init_image=digest_of(FILE), strength=0.5)) == 10
