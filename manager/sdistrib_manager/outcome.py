@@ -57,6 +57,8 @@ def attempt_lost(state: State, entry: Entry, image: Image, worker: Worker, *, be
 def _may_retry(state: State, entry: Entry, image: Image, error: ErrorInfo) -> bool:
     if error.code == "out_of_memory":
         return relief.may_go_on(state, entry, image)
+    if error.code == "too_large":
+        return relief.may_be_larger(state, entry, image)
     way = relief.rung(state, entry, image)
     if error.code in FINAL or relief.strikes(image, way) >= state.settings.attempts_max:
         return False

@@ -195,7 +195,7 @@ class SdCpp:
                 f"{size[0]}x{size[1]} is more than the {request.max_pixels} pixels (--max-pixels)"
                 " of this worker."
             )
-            raise RefusalError("out_of_memory", message)
+            raise RefusalError("too_large", message)
         began = time.monotonic()
         before = self._upscaler
         upscaler = self._load_upscaler(request, filled, size)
