@@ -10,7 +10,7 @@ from sdistrib.params import Params
 from sdistrib.petitions import InputFile
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
-from sdistrib_manager import blobs
+from sdistrib_manager import blobs, inputs
 from sdistrib_manager import effects as fx
 from sdistrib_manager.events import BlobFailed, BlobMissing, BlobStored, MessageArrived
 from sdistrib_manager.jobs import context_key, evaluations
@@ -410,6 +410,53 @@ def test_one_user_has_n_bytes_under_way_and_no_more(farm, monkeypatch):
     sends(client, b"123")
     submits(client, 6, b"x")
     assert len(client.got(wire.Refused)) == 2
+
+
+def test_who_sends_nothing_for_n_seconds_is_not_waited_for(farm):
+    """Else a client that lives and says nothing would take everybody's room for ever."""
+    silent, other = Client(farm, "aaaa"), Client(farm, "bbbb")
+    submits(silent)
+    submits(other, 2)
+    sends(silent, BIG)  # asked for by nobody: no sign of diligence
+    farm.wait(limits.UPLOAD_SILENCE_S - 1, silent, other)
+    assert not silent.got(wire.Refused)
+    assert needed(other) == []
+    farm.wait(1, silent, other)
+    assert silent.last(wire.Refused).error.code == "busy"
+    assert needed(other) == [(digest_of(FILE),)]
+    sends(other)
+    assert other.got(wire.Accepted)
+    farm.wait(40, silent, other)
+    assert nothing_is_staged(farm)
+
+
+def test_who_sends_something_is_waited_for(farm):
+    client = Client(farm)
+    submits(client, 1, BIG, OTHER)
+    farm.wait(limits.UPLOAD_SILENCE_S - 1, client)
+    sends(client, BIG, 0, 1)
+    farm.wait(limits.UPLOAD_SILENCE_S - 1, client)
+    assert not client.got(wire.Refused)
+    assert state_of(farm).uploads
+
+
+def test_a_crowd_of_petitions_that_wait_for_one_file_is_not_looked_at_for_each(farm, monkeypatch):
+    """Their end is as much work as they are, not its square."""
+    looks = []
+    ask = inputs._ask
+    monkeypatch.setattr(inputs, "_ask", lambda *a, **k: (looks.append(1), ask(*a, **k)))
+    client = Client(farm)
+    for number in range(1, 31):
+        submits(client, number, FILE, detach=True)
+    assert len(looks) == 30
+    sends(client)
+    assert len(client.got(wire.Accepted)) == 30
+    for number in range(31, 61):
+        submits(client, number, OTHER)
+    client.says(wire.Goodbye())
+    farm.wait(31)
+    assert nothing_is_staged(farm)
+    assert len(looks) == 60
 
 
 def test_petitions_that_wait_for_files_count_as_petitions():
