@@ -10,8 +10,9 @@ from sdistrib.params import Params
 from sdistrib.petitions import InputFile
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
-from sdistrib_manager import blobs, inputs
+from sdistrib_manager import blobs, inputs, room
 from sdistrib_manager import effects as fx
+from sdistrib_manager.door import make_entry
 from sdistrib_manager.events import BlobFailed, BlobMissing, BlobStored, MessageArrived
 from sdistrib_manager.jobs import context_key, evaluations
 from sdistrib_manager.rows import ForgetInput, InputRow, PetitionRow
@@ -551,6 +552,68 @@ def test_a_file_named_anew_in_the_same_turn_is_not_forgotten(farm):
     blobs.drop_input(state, entry, entry.inputs[0])
     blobs.name_input(state, entry, InputFile(digest_of(FILE), len(FILE)))
     assert not state.unnamed
+
+
+def test_files_of_ended_petitions_make_room_for_new_ones():
+    """Those of a petition that is done first: nobody can draw it again."""
+    farm = Farm(blob_bytes_max=30)
+    client, worker = Client(farm), Worker(farm)
+    first = submits(client, 1, b"first file")
+    sends(client, b"first file")
+    _cancelled(client, first)
+    farm.turn(1.0)
+    submits(client, 2, b"other file")
+    sends(client, b"other file")
+    worker.draws(worker.starts())
+    client.sees(petition_id(2), 0)
+    farm.turn(1.0)
+    farm.effects.clear()
+    assert client.last(wire.Finished).state == "done"
+    third = submits(client, 3, b"third file")
+    sends(client, b"third file")
+    assert not dropped(farm)
+    # One that is under way keeps its own.
+    fourth = submits(client, 4, b"first file", b"fourth ...")
+    assert dropped(farm) == [digest_of(b"other file")]
+    assert farm.rows(ForgetInput) == [ForgetInput(petition_id(2), digest_of(b"other file"))]
+    assert worker.last(wire.Forget).digests == (digest_of(b"other file"),)
+    sends(client, b"fourth ...")
+    assert client.last(wire.Accepted).id == fourth
+    submits(client, 5, b"fifth file")
+    assert client.last(wire.Refused).error.code == "busy"
+    client.says(wire.Cancel(id=third))
+    submits(client, 5, b"fifth file")
+    assert dropped(farm)[-1] == digest_of(b"third file")
+    assert needed(client)[-1] == (digest_of(b"fifth file"),)
+    farm.restart()
+    assert [len(entry.inputs) for entry in state_of(farm).queue] == [0, 0, 0, 2]
+
+
+def test_nothing_makes_room_while_the_store_is_in_trouble():
+    farm = Farm(blob_bytes_max=10)
+    client = Client(farm)
+    pid = submits(client, 1, b"first file")
+    sends(client, b"first file")
+    _cancelled(client, pid)
+    state_of(farm).store_trouble = "the disk is full"
+    submits(client, 2, b"other file")
+    assert client.last(wire.Refused).error.code == "busy"
+    assert not dropped(farm)
+
+
+def test_one_of_several_users_makes_room_in_his_own_share():
+    farm = Farm(blob_bytes_max=100, owner_share=0.1)
+    client = Client(farm)
+    pid = submits(client, 1, b"first file")
+    sends(client, b"first file")
+    _cancelled(client, pid)
+    state = state_of(farm)
+    entry = state.queue.entries[pid]
+    ana = make_entry("f" * 32, "ana", b"", "", petition())
+    room.make(state, ana, (InputFile("a" * 64, 10),))
+    assert entry.inputs
+    room.make(state, ana, (InputFile("a" * 64, 11),))
+    assert not entry.inputs
 
 
 # --- a retry ----------------------------------------------------------------------------------
