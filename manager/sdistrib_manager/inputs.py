@@ -45,7 +45,7 @@ def refusal(
     if sum(wanted.values()) > most:
         text = f"The input files have {sum(wanted.values())} bytes together; {most} is most."
         return state.error("too_large", text, field="inputs")
-    more = sum(size for digest, size in wanted.items() if (owner, digest) not in state.fresh_uses)
+    more = sum(size for file, size in wanted.items() if (owner, file, size) not in state.fresh_uses)
     if state.fresh_bytes[owner] + more > most:
         text = f"You have {most} bytes of input files under way, all that one user may have."
         return state.error("busy", f"{text} Try again in 5 s.", retry_after_s=5.0)
@@ -78,7 +78,7 @@ def stage(
 def _count_fresh(state: State, staged: Staged, more: int) -> None:
     """Its files are under way (1), or not any more (-1); equal ones of a user count once."""
     for digest, size_bytes in staged.fresh.items():
-        key = staged.owner, digest
+        key = staged.owner, digest, size_bytes
         uses = state.fresh_uses.get(key, 0)
         state.fresh_uses[key] = uses + more
         if 0 in (uses, uses + more):
@@ -106,6 +106,8 @@ def _ask(state: State, staged: Staged, route: bytes, *, anew: bool) -> None:
         mine = upload.sender is None or (anew and upload.sender[1] == staged.id)
         if mine and not upload.storing:
             upload.sender = route, staged.id
+            if upload.incoming.size_bytes != file.size_bytes:
+                upload.incoming = Incoming(file.digest, file.size_bytes)
             asked.append(upload.incoming)
     for incoming in asked:
         if incoming.received:
@@ -130,13 +132,27 @@ def chunk(state: State, client: Client, message: wire.Chunk, body: Buffer) -> No
         complete = incoming.take(message.offset, body)
     except ProtocolError as error:
         text = f"Input file {message.digest[:16]} is damaged: {error}."
-        _spoil(state, message.digest, state.error("invalid_params", text, field="inputs"))
+        _damaged(state, client, upload, state.error("invalid_params", text, field="inputs"))
         return
     client.pieces_at = state.now
     seen = wire.ChunkSeen(digest=message.digest, offset=incoming.received)
     state.say("client", client.route, seen)
     if complete:
         _store(state, upload)
+
+
+def _damaged(state: State, client: Client, upload: Upload, error: ErrorInfo) -> None:
+    """What a connection sends is not what it announced: others may have it all the same."""
+    upload.incoming = Incoming(upload.incoming.digest, upload.incoming.size_bytes)
+    upload.sender = None
+    for staged in _waiting(state, upload):
+        if client.route in staged.waiters:
+            state.say("client", client.route, wire.Refused(id=staged.id, error=error))
+            del staged.waiters[client.route]
+            if not staged.waiters:
+                drop(state, staged.id)
+    _free_of(state, client)
+    _ask_others(state, [upload])
 
 
 def _store(state: State, upload: Upload) -> None:
@@ -149,8 +165,15 @@ def stored(state: State, digest: str) -> list[Staged]:
     """A file is kept; the petitions that wait for nothing more."""
     ready = []
     for key in [key for key, up in state.uploads.items() if up.storing and key[1] == digest]:
-        for staged in _waiting(state, state.uploads.pop(key)):
-            _hold(state, staged, next(file for file in staged.files if file.digest == digest))
+        upload = state.uploads.pop(key)
+        for staged in _waiting(state, upload):
+            file = next(file for file in staged.files if file.digest == digest)
+            size_bytes = upload.incoming.size_bytes
+            if file.size_bytes != size_bytes:
+                text = f"Input file {digest[:16]} has {size_bytes} bytes, not {file.size_bytes}."
+                drop(state, staged.id, state.error("invalid_params", text, field="inputs"))
+                continue
+            _hold(state, staged, file)
             if len(staged.held) == len(staged.files):
                 ready.append(staged)
     return ready
@@ -228,9 +251,16 @@ def left(state: State, client: Client) -> None:
     """The connection is gone: others may have the same files."""
     for staged in state.staged.values():
         _part(state, staged, client)
+    _free_of(state, client)
+
+
+def _free_of(state: State, client: Client) -> None:
+    """What this connection sends for petitions that it waits for no more comes from others."""
     freed = []
     for upload in state.uploads.values():
-        if upload.sender is not None and upload.sender[0] == client.route:
+        if upload.sender is None or upload.sender[0] != client.route:
+            continue
+        if client.route not in state.staged[upload.sender[1]].waiters:
             upload.sender = None
             freed.append(upload)
     _ask_others(state, freed)

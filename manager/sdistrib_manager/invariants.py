@@ -122,11 +122,10 @@ def _check_inputs(state: State) -> None:
             assert (upload is None) == (file.digest in staged.held), f"{name} that do not come"
             if upload is not None and staged.waiters and not upload.storing:
                 assert upload.sender is not None, f"{name} that nobody was asked for"
-    fresh = {(s.owner, d): size for s in state.staged.values() for d, size in s.fresh.items()}
-    assert fresh.keys() == state.fresh_uses.keys(), "files under way and their count differ"
+    fresh = {(s.owner, d, size) for s in state.staged.values() for d, size in s.fresh.items()}
+    assert fresh == state.fresh_uses.keys(), "files under way and their count differ"
     for owner, count in state.fresh_bytes.items():
-        sizes = [size for (whose, _), size in fresh.items() if whose == owner]
-        assert count == sum(sizes), "the count of bytes under way to the manager is wrong"
+        assert count == sum(size for whose, _, size in fresh if whose == owner), "bytes under way"
     for key, upload in state.uploads.items():
         waiting = {pid for pid, s in state.staged.items() if _waits_for(s, *key)}
         assert upload.petitions.keys() == waiting, "who waits for a file and who is told differ"

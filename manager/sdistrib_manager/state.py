@@ -176,9 +176,9 @@ class State:
     #: Petitions that wait for input files, by id, and these files, by user and digest.
     staged: dict[str, Staged] = field(default_factory=dict)
     uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
-    #: How many of these petitions brought each of their files, by user and digest; and the bytes
-    #: of these files by user.
-    fresh_uses: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: How many of these petitions brought each of their files, by user, digest and bytes; and the
+    #: bytes of these files by user.
+    fresh_uses: dict[tuple[str, str, int], int] = field(default_factory=dict)
     fresh_bytes: Counter[str] = field(default_factory=Counter)
     #: Wishes about workers that are under way, by the number that the workers know.
     steering: dict[int, Steering] = field(default_factory=dict)

@@ -460,6 +460,52 @@ def test_a_crowd_of_petitions_that_wait_for_one_file_is_not_looked_at_for_each(f
     assert len(looks) == 60
 
 
+def test_who_sends_damage_spoils_it_for_nobody_else(farm):
+    liar, other = Client(farm, "aaaa"), Client(farm, "bbbb")
+    submits(liar, 1, FILE, OTHER)
+    submits(other, 2, FILE)
+    submits(other, 3, OTHER)
+    both = submits(liar, 4, FILE)
+    submits(other, 4, FILE)
+    liar.says(wire.Chunk(digest=digest_of(FILE), offset=0), b"?" * len(FILE))
+    assert [one.id for one in liar.got(wire.Refused)] == [petition_id(1), both]
+    assert not other.got(wire.Refused)
+    assert needed(other) == [(digest_of(OTHER),), (digest_of(FILE),)]
+    sends(other)
+    sends(other, OTHER)
+    assert {one.id for one in other.got(wire.Accepted)} == {
+        petition_id(2), petition_id(3), both,
+    }  # fmt: skip
+    assert nothing_is_staged(farm)
+
+
+def test_who_names_another_size_spoils_it_for_nobody_else(farm):
+    liar, other = Client(farm, "aaaa"), Client(farm, "bbbb")
+
+    def lies(number: int, size: int) -> None:
+        given = with_files(petition(), FILE)
+        false = msgspec.structs.replace(given, inputs=(InputFile(digest_of(FILE), size),))
+        liar.says(wire.Submit(id=petition_id(number)), encode_petition(false))
+
+    lies(1, len(FILE) + 1)
+    submits(other, 2)
+    liar.says(wire.Goodbye())
+    assert needed(other) == [(digest_of(FILE),)]
+    sends(other)
+    assert other.last(wire.Accepted).id == petition_id(2)
+    # The same the other way round.
+    liar.says(wire.ClientHello(protocols=(1,), software="t"))
+    submits(other, 3, OTHER)
+    given = with_files(petition(), OTHER)
+    false = msgspec.structs.replace(given, inputs=(InputFile(digest_of(OTHER), 1),))
+    liar.says(wire.Submit(id=petition_id(4)), encode_petition(false))
+    sends(other, OTHER)
+    assert other.last(wire.Accepted).id == petition_id(3)
+    assert liar.last(wire.Refused).id == petition_id(4)
+    assert liar.last(wire.Refused).error.code == "invalid_params"
+    assert nothing_is_staged(farm)
+
+
 def test_petitions_that_wait_for_files_count_as_petitions():
     farm = Farm(petitions_max=1)
     client = Client(farm)
