@@ -75,6 +75,7 @@ def make_job(
             rungs=rungs(petition),
         ),
         hedge=petition.hedge,
+        beside=params.mode == "upscale",
     )
 
 

@@ -464,6 +464,17 @@ def test_a_limit_on_drawn_pixels_is_none_on_given_pictures(farm):
     assert client.pictures == [0]
 
 
+def test_an_upscale_takes_the_place_of_no_context(farm):
+    client, (worker,) = Client(farm), _upscalers(farm, 0)
+    client.submits(1)
+    worker.draws(worker.starts())
+    contexts = farm.manager.state.roster.by_instance[worker.instance].contexts
+    assert contexts
+    _enlarges(client, 2)
+    worker.starts()
+    assert farm.manager.state.roster.by_instance[worker.instance].contexts == contexts
+
+
 def test_an_upscale_is_not_decoded_in_tiles(farm):
     client, workers = Client(farm), _upscalers(farm, 0)
     _enlarges(client, on_oom="tile")
