@@ -21,6 +21,8 @@ FINAL: frozenset[ErrorCode] = frozenset({"invalid_params", "unsupported", "too_l
 ELSEWHERE: frozenset[ErrorCode] = frozenset(
     {"engine_error", "out_of_memory", "model_not_found", "lora_not_found"}
 )
+#: These count also of an attempt that did not begin: the worker found out before.
+NOT_BEGUN = FINAL | ELSEWHERE - {"out_of_memory"}
 
 #: Lines of each dead engine's log that a quarantine shows.
 _TAIL_LINES = 8

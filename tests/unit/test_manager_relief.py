@@ -496,3 +496,12 @@ def test_who_may_be_drawn_with_less_does_not_wait_behind_who_may_not(farm):
     client.submits(3, on_oom="tile")
     assert _grant(small).relief == "tile"
     assert _grant(small).attempts[0].id == petition_id(3)
+
+
+def test_an_engine_that_was_killed_before_it_began_teaches_nothing(farm):
+    client, (worker,) = Client(farm), _workers(farm, 1)
+    client.submits()
+    worker.fails(worker.attempts[-1], "out_of_memory", error=KILLED, started=False)
+    assert not farm.rows(CeilingsRow)
+    worker.draws(worker.starts())
+    assert client.pictures == [0]
