@@ -82,6 +82,7 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
     state.say(
         "worker", route, wire.Welcome(protocol=wire.VERSION, software=state.settings.software)
     )
+    serving.remind(state, worker)
     conflicts.warn(state, worker)
     _compare_leases(state, worker, hello)
     _unpark(state, worker)

@@ -173,6 +173,8 @@ class State:
     input_names: dict[str, dict[str, None]] = field(default_factory=dict)
     #: Input files that no petition keeps since this turn.
     unnamed: dict[str, None] = field(default_factory=dict)
+    #: Those before, the oldest first: workers that come back are told.
+    forgotten: dict[str, None] = field(default_factory=dict)
     #: Petitions that wait for input files, by id, and these files, by user and digest.
     staged: dict[str, Staged] = field(default_factory=dict)
     uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)

@@ -582,6 +582,29 @@ def test_workers_are_told_in_portions(farm):
     assert [len(forget.digests) for forget in worker.got(wire.Forget)] == [256, 44]
 
 
+def test_n_files_are_remembered_for_workers_that_were_away(farm, monkeypatch):
+    """A cache outlives a connection and a process: what was purged must go from it all the same."""
+    monkeypatch.setattr(limits, "FORGOTTEN_INPUTS_MAX", 2)
+    client, worker = Client(farm), Worker(farm)
+    worker.says(wire.Goodbye())
+    files = [b"one", b"two", b"three"]
+    assert len(files) == limits.FORGOTTEN_INPUTS_MAX + 1
+    for number, data in enumerate(files):
+        pid = submits(client, number + 10, data)
+        sends(client, data)
+        _cancelled(client, pid)
+        client.says(wire.Purge(id=pid))
+    assert not worker.got(wire.Forget)
+    worker.reconnects()
+    assert worker.last(wire.Forget).digests == (digest_of(b"two"), digest_of(b"three"))
+    # What is named anew is wanted, though it is sent anew.
+    submits(client, 20, b"two")
+    sends(client, b"two")
+    worker.restarts()
+    assert worker.last(wire.Forget).digests == (digest_of(b"three"),)
+    assert worker.last(wire.Welcome)
+
+
 def test_a_file_named_anew_in_the_same_turn_is_not_forgotten(farm):
     client, worker = Client(farm), Worker(farm)
     pid = submits(client)
