@@ -258,7 +258,8 @@ def _free_of(state: State, client: Client) -> None:
     """What this connection sends for petitions that it waits for no more comes from others."""
     freed = []
     for upload in state.uploads.values():
-        if upload.sender is None or upload.sender[0] != client.route:
+        # One that is being kept comes from nobody any more, and its petition may be gone.
+        if upload.storing or upload.sender is None or upload.sender[0] != client.route:
             continue
         if client.route not in state.staged[upload.sender[1]].waiters:
             upload.sender = None

@@ -460,6 +460,21 @@ def test_a_crowd_of_petitions_that_wait_for_one_file_is_not_looked_at_for_each(f
     assert len(looks) == 60
 
 
+def test_a_client_that_cancels_and_leaves_while_its_file_is_being_kept(farm):
+    client, other = Client(farm), Client(farm, "bbbb")
+    farm.slow_disk = True
+    pid = submits(client)
+    sends(client)
+    _cancelled(client, pid)
+    submits(other, 2, FILE, OTHER)
+    client.says(wire.Goodbye())
+    farm.happen(BlobStored(digest_of(FILE)))
+    farm.slow_disk = False
+    sends(other, OTHER)
+    assert other.last(wire.Accepted).id == petition_id(2)
+    assert nothing_is_staged(farm)
+
+
 def test_who_sends_damage_spoils_it_for_nobody_else(farm):
     liar, other = Client(farm, "aaaa"), Client(farm, "bbbb")
     submits(liar, 1, FILE, OTHER)
