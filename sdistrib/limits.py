@@ -100,6 +100,11 @@ INPUTS_MAX = CONTROL_FRAMES_MAX + 4
 INPUT_BYTES_MAX = 64 * MIB
 #: Bytes of input files that one user may have under way before their petitions are accepted.
 STAGED_BYTES_MAX = 256 * MIB
+#: Digests of input files that nobody names any more, for workers that were away: 16 messages.
+FORGOTTEN_INPUTS_MAX = 4096
+#: Silence after which a connection that was asked for an input file is not waited for: one piece
+#: over the slowest link that is of any use.
+UPLOAD_SILENCE_S = 300.0
 #: Bytes of input files that a worker keeps, so that a picture used often is sent to it once.
 INPUT_CACHE_BYTES = 2 * GIB
 

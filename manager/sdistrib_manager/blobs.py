@@ -49,6 +49,7 @@ def name_input(state: State, entry: Entry, file: InputFile, *, keep: bool = True
     state.queue.share(entry.owner).picture_bytes += file.size_bytes
     state.input_names.setdefault(file.digest, {})[entry.id] = None
     state.unnamed.pop(file.digest, None)
+    state.forgotten.pop(file.digest, None)
     if keep:
         state.keep(InputRow(id=entry.id, digest=file.digest, size_bytes=file.size_bytes))
 

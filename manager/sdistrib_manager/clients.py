@@ -49,6 +49,8 @@ class Client:
     #: Pictures under way, by (petition, index).
     flying: dict[tuple[str, int], Delivery] = field(default_factory=dict)
     bytes_flying: int = 0
+    #: When it was last asked for an input file, or sent a piece of one.
+    pieces_at: float = 0.0
     #: Petitions of which a preview is under way.
     previews_flying: set[str] = field(default_factory=set)
     #: The newest preview of others, and of these too: they wait for credit.

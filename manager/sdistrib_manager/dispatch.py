@@ -12,7 +12,7 @@ from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import CostRow, ForgetCost, PinRow
 from sdistrib_manager.scheduler.costs import Sample
 from sdistrib_manager.scheduler.policy import Give, Race, TakeBack
-from sdistrib_manager.scheduler.work import Held, Job, used
+from sdistrib_manager.scheduler.work import Held, Job, left_by
 from sdistrib_manager.state import State
 
 #: Attempts at one image that may run at a time: one, and one on a faster worker.
@@ -178,7 +178,7 @@ def begun(state: State, worker: Worker, lease: Lease) -> None:
         other.drawn = other.drawn or other.started
     lease.begun_at = state.now
     lease.expected_s = state.scheduler.begun(worker, lease.job, state.now)
-    worker.contexts = used(worker.contexts, lease.job.context, worker.keep)
+    worker.contexts = left_by(worker.contexts, lease.job, worker.keep)
 
 
 def stepped(state: State, worker: Worker, lease: Lease, step: wire.Step) -> None:

@@ -56,6 +56,7 @@ def _is_let_in(
 
     If not, the client is told why, or which files are to come first.
     """
+    room.make(state, entry, files)
     refusal = (
         room.no_room(state, entry, files)
         or room.nobody_can(state, entry)

@@ -82,6 +82,7 @@ def _hello(state: State, route: bytes, hello: wire.WorkerHello, body: Buffer) ->
     state.say(
         "worker", route, wire.Welcome(protocol=wire.VERSION, software=state.settings.software)
     )
+    serving.remind(state, worker)
     conflicts.warn(state, worker)
     _compare_leases(state, worker, hello)
     _unpark(state, worker)
@@ -180,7 +181,8 @@ def _failed(state: State, worker: Worker, failed: wire.Failed, _: Buffer) -> Non
     state.schedule_due = True
     if image.state != "leased":
         return
-    counts = failed.started or failed.error.code in outcome.FINAL | outcome.ELSEWHERE
+    # An engine that was killed for memory before it began died of something else than this image.
+    counts = failed.started or failed.error.code in outcome.NOT_BEGUN
     if failed.error.code == "worker_lost" or not counts:
         outcome.attempt_lost(state, entry, image, worker, began=False)
         return

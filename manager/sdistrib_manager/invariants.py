@@ -8,7 +8,7 @@ from sdistrib_manager.clients import Client
 from sdistrib_manager.machine import Manager
 from sdistrib_manager.queue import Entry, Image, Share
 from sdistrib_manager.scheduler.outlook import HOLD_MAX
-from sdistrib_manager.state import State
+from sdistrib_manager.state import Staged, State
 
 
 def check_invariants(manager: Manager) -> None:
@@ -122,10 +122,21 @@ def _check_inputs(state: State) -> None:
             assert (upload is None) == (file.digest in staged.held), f"{name} that do not come"
             if upload is not None and staged.waiters and not upload.storing:
                 assert upload.sender is not None, f"{name} that nobody was asked for"
-    for upload in state.uploads.values():
+    fresh = {(s.owner, d, size) for s in state.staged.values() for d, size in s.fresh.items()}
+    assert fresh == state.fresh_uses.keys(), "files under way and their count differ"
+    for owner, count in state.fresh_bytes.items():
+        assert count == sum(size for whose, _, size in fresh if whose == owner), "bytes under way"
+    for key, upload in state.uploads.items():
+        waiting = {pid for pid, s in state.staged.items() if _waits_for(s, *key)}
+        assert upload.petitions.keys() == waiting, "who waits for a file and who is told differ"
         if upload.sender is not None and not upload.storing:
             route, petition_id = upload.sender
             assert route in state.staged[petition_id].waiters, "a file comes from nobody"
+
+
+def _waits_for(staged: Staged, owner: str, digest: str) -> bool:
+    missing = {file.digest for file in staged.files} - staged.held.keys()
+    return staged.owner == owner and digest in missing
 
 
 def _check_shares(state: State) -> None:

@@ -32,7 +32,8 @@ class Kind(NamedTuple):
     """What decides which workers can draw a petition, beside its size."""
 
     wanted: tuple[Wanted, ...]
-    #: Of the picture that the engine makes, highres fix included; of all frames of a video.
+    #: Of the picture that the engine makes, highres fix included; of all frames of a video. 0 where
+    #: a given picture is made larger: only the engine sees its size.
     pixels: int
     #: What each of these files must be: its digest, empty where that is not known, and its size.
     #: Empty before the first grant.
@@ -41,6 +42,9 @@ class Kind(NamedTuple):
     fingerprint: str = ""
     #: Decoded in tiles, which takes less memory.
     tiled: bool = False
+    #: In which other ways it may be drawn where memory is short. One that may must not wait behind
+    #: one that may not.
+    rungs: tuple[Relief, ...] = ("",)
 
 
 def make_job(
@@ -64,8 +68,14 @@ def make_job(
         number=0,
         arrived_at=0.0,
         priority=PRIORITIES[petition.priority],
-        kind=Kind(wanted_files(params), drawn_pixels(params), tiled=params.vae_tiling),
+        kind=Kind(
+            wanted_files(params),
+            0 if params.mode == "upscale" else drawn_pixels(params),
+            tiled=params.vae_tiling,
+            rungs=rungs(petition),
+        ),
         hedge=petition.hedge,
+        beside=params.mode == "upscale",
     )
 
 
@@ -74,7 +84,8 @@ def rungs(petition: Petition) -> tuple[Relief, ...]:
     if petition.on_oom != "tile":
         return ("",)
     ways: list[Relief] = [""]
-    if not petition.params.vae_tiling:
+    # An upscaler has no VAE.
+    if not petition.params.vae_tiling and petition.params.mode != "upscale":
         ways.append("tile")
     if not petition.params.offload_to_cpu:
         ways.append("offload")

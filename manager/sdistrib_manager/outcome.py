@@ -21,6 +21,8 @@ FINAL: frozenset[ErrorCode] = frozenset({"invalid_params", "unsupported", "too_l
 ELSEWHERE: frozenset[ErrorCode] = frozenset(
     {"engine_error", "out_of_memory", "model_not_found", "lora_not_found"}
 )
+#: These count also of an attempt that did not begin: the worker found out before.
+NOT_BEGUN = FINAL | ELSEWHERE - {"out_of_memory"}
 
 #: Lines of each dead engine's log that a quarantine shows.
 _TAIL_LINES = 8
@@ -57,6 +59,8 @@ def attempt_lost(state: State, entry: Entry, image: Image, worker: Worker, *, be
 def _may_retry(state: State, entry: Entry, image: Image, error: ErrorInfo) -> bool:
     if error.code == "out_of_memory":
         return relief.may_go_on(state, entry, image)
+    if error.code == "too_large":
+        return relief.may_be_larger(state, entry, image)
     way = relief.rung(state, entry, image)
     if error.code in FINAL or relief.strikes(image, way) >= state.settings.attempts_max:
         return False

@@ -62,9 +62,18 @@ def rung(state: State, entry: Entry, image: Image | None) -> Relief:
     for relief in entry.rungs:
         if image is None or not _spent(state, image, relief):
             job = job_for(state, entry, relief)
-            if any(worker.can(job) for worker in _open(state)):
+            had = _had_their_chance(entry, image, relief)
+            if any(worker.can(job) for worker in _open(state) if worker.name not in had):
                 return relief
     return ""
+
+
+def _had_their_chance(entry: Entry, image: Image | None, relief: Relief) -> set[str]:
+    """Workers that ran out of memory on this image where no ceiling can say so."""
+    if image is None or cast(Kind, entry.job.kind).pixels:
+        return set()
+    failures = [one for one in image.failures if one.code == "out_of_memory"]
+    return {one.worker for one in failures if _how(image, one) == relief}
 
 
 def takers(state: State, entry: Entry, image: Image, relief: Relief) -> list[Worker]:
@@ -86,11 +95,27 @@ def may_go_on(state: State, entry: Entry, image: Image) -> bool:
 
 def strikes(image: Image, relief: Relief) -> int:
     """What counts against an image at a rung: each failure that was no lack of memory, and of the
-    engines that died for lack of it those on this rung. With less to hold, it is another image."""
+    engines that died for lack of it those on this rung. With less to hold, it is another image.
+    What a worker's owner does not allow is no failure of the image."""
     return sum(
-        failure.code != "out_of_memory" or (_died(failure) and _how(image, failure) == relief)
+        failure.code not in ("out_of_memory", "too_large")
+        or (_died(failure) and _how(image, failure) == relief)
         for failure in image.failures
     )
+
+
+def may_be_larger(state: State, entry: Entry, image: Image) -> bool:
+    """A worker's owner allows no picture as large, and another one's does.
+
+    Where the manager knows the size it grants accordingly. That of a picture to be enlarged only
+    an engine sees.
+    """
+    names = {failure.worker for failure in image.failures if failure.code == "too_large"}
+    allowed = [worker.declared.max_pixels for worker in state.roster if worker.name in names]
+    if cast(Kind, entry.job.kind).pixels or not all(allowed):
+        return False
+    others = takers(state, entry, image, rung(state, entry, image))
+    return any(other.declared.max_pixels not in range(1, max(allowed) + 1) for other in others)
 
 
 def ran_out(state: State, entry: Entry) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import cast
 from sdistrib.errors import ErrorInfo
 from sdistrib.models import not_found
 from sdistrib.petitions import InputFile
-from sdistrib_manager import waiting
+from sdistrib_manager import blobs, waiting
 from sdistrib_manager.jobs import Kind
 from sdistrib_manager.queue import LOCAL, Entry
 from sdistrib_manager.state import State
@@ -24,8 +24,7 @@ def no_room(state: State, entry: Entry, files: tuple[InputFile, ...] = ()) -> Er
         return state.error("busy", text, retry_after_s=30.0)
     kept = state.blob_bytes - state.seen_bytes
     own = queue.share(entry.owner)
-    # On the loopback port there is nobody else for whom room would have to be kept.
-    share = 1.0 if entry.owner == LOCAL else settings.owner_share
+    share = _share(state, entry)
     petitions = len(state.staged) - (entry.id in state.staged) + 1
     new_bytes = _new_bytes(state, files)
     of_files = sum(file.size_bytes for file in files)
@@ -44,6 +43,40 @@ def no_room(state: State, entry: Entry, files: tuple[InputFile, ...] = ()) -> Er
             text = f"You have all that one user may have: {int(most * share)} {what} at most."
             return state.error("busy", f"{text} Try again in 30 s.", retry_after_s=30.0)
     return None
+
+
+def make(state: State, entry: Entry, files: tuple[InputFile, ...]) -> None:
+    """Where these new input files would pass a limit, forget some of petitions that have ended.
+
+    Those of petitions that are done serve nobody any more, and go first; whoever tries one of the
+    others again is asked for them. Not while the store is in trouble: they would go before the rows
+    that let them go are kept.
+    """
+    if not files or state.store_trouble or not _is_short(state, entry, files):
+        return
+    wanted = {file.digest for file in files}
+    ended = [one for one in state.queue if one.ended and one.inputs and one.id != entry.id]
+    for other in sorted(ended, key=lambda one: (one.state != "done", one.ended_uptime_s)):
+        for file in other.inputs:
+            if file.digest not in wanted:
+                blobs.drop_input(state, other, file)
+        if not _is_short(state, entry, files):
+            return
+
+
+def _is_short(state: State, entry: Entry, files: tuple[InputFile, ...]) -> bool:
+    """These files would pass a limit of bytes."""
+    most = state.settings.blob_bytes_max
+    if state.blob_bytes - state.seen_bytes + _new_bytes(state, files) > most:
+        return True
+    own = state.queue.share(entry.owner).picture_bytes + sum(file.size_bytes for file in files)
+    return own > int(most * _share(state, entry))
+
+
+def _share(state: State, entry: Entry) -> float:
+    """Part of every limit that one user may have."""
+    # On the loopback port there is nobody else for whom room would have to be kept.
+    return 1.0 if entry.owner == LOCAL else state.settings.owner_share
 
 
 def _new_bytes(state: State, files: tuple[InputFile, ...]) -> int:

@@ -175,8 +175,13 @@ class Worker:
         )
 
     def lower_ceiling(self, job: Job, *, loading: bool) -> None:
-        """It ran out of memory drawing this, or before, which no smaller picture helps."""
+        """It ran out of memory drawing this, or before, which no smaller picture helps.
+
+        Of a picture whose size is not known nothing can be learned for others.
+        """
         kind, context = cast(Kind, job.kind), cast(str, job.context)
+        if not kind.pixels:
+            return
         key = context, kind.tiled or loading
         pixels = LOADING if loading else kind.pixels
         self.ceilings[key] = min(self.ceilings.pop(key, pixels), pixels)

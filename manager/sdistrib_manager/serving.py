@@ -1,5 +1,6 @@
 """Input files to workers: on request, in pieces under credit, and only what a worker may have."""
 
+from sdistrib import limits
 from sdistrib.errors import ProtocolError
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import Buffer
@@ -64,8 +65,20 @@ def forget(state: State) -> None:
         return
     digests, state.unnamed = tuple(state.unnamed), {}
     for worker in state.roster.present():
-        for start in range(0, len(digests), _FORGET_MAX):
-            said = wire.Forget(digests=digests[start : start + _FORGET_MAX])
-            state.tell_worker(worker, said)
+        _tell(state, worker, digests)
         for digest in digests:
             worker.fetches.pop(digest, None)
+    state.forgotten |= dict.fromkeys(digests)
+    while len(state.forgotten) > limits.FORGOTTEN_INPUTS_MAX:
+        del state.forgotten[next(iter(state.forgotten))]
+
+
+def remind(state: State, worker: Worker) -> None:
+    """The worker was away, or is new with the cache of an older process."""
+    _tell(state, worker, tuple(state.forgotten))
+
+
+def _tell(state: State, worker: Worker, digests: tuple[str, ...]) -> None:
+    for start in range(0, len(digests), _FORGET_MAX):
+        said = wire.Forget(digests=digests[start : start + _FORGET_MAX])
+        state.tell_worker(worker, said)

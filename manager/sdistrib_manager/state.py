@@ -90,6 +90,8 @@ class Upload:
     incoming: Incoming
     #: The connection that sends it, and the petition it was asked for; None while nobody does.
     sender: tuple[bytes, str] | None = None
+    #: Petitions that wait for it.
+    petitions: dict[str, None] = field(default_factory=dict)
     #: All of it is here and `PutBlob` is under way.
     storing: bool = False
 
@@ -171,9 +173,15 @@ class State:
     input_names: dict[str, dict[str, None]] = field(default_factory=dict)
     #: Input files that no petition keeps since this turn.
     unnamed: dict[str, None] = field(default_factory=dict)
+    #: Those before, the oldest first: workers that come back are told.
+    forgotten: dict[str, None] = field(default_factory=dict)
     #: Petitions that wait for input files, by id, and these files, by user and digest.
     staged: dict[str, Staged] = field(default_factory=dict)
     uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
+    #: How many of these petitions brought each of their files, by user, digest and bytes; and the
+    #: bytes of these files by user.
+    fresh_uses: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    fresh_bytes: Counter[str] = field(default_factory=Counter)
     #: Wishes about workers that are under way, by the number that the workers know.
     steering: dict[int, Steering] = field(default_factory=dict)
     #: The last such number.

@@ -69,6 +69,16 @@ def test_what_is_larger_than_the_budget_stays_alone():
     assert memory.ask("b", 11, bytes_max=10) == ""
 
 
+def test_one_that_is_spoilt_goes_alone():
+    memory = Memory()
+    for key in "ab":
+        memory.ask(key)
+    memory.contexts.free("b")
+    assert (memory.events[-1], memory.told) == ("-b", ("a",))
+    memory.contexts.free("b")
+    assert memory.events == ["+a", "+b", "-b"]
+
+
 def test_room_for_the_same_key_frees_what_is_there_under_it_first():
     memory = Memory()
     memory.ask("a")

@@ -87,6 +87,14 @@ REGISTRY = {
     "INPUTS_MAX": (PARAMS, "test_a_petition_at_n_and_n_plus_1_input_files"),
     "INPUT_BYTES_MAX": (PARAMS, "test_an_input_file_at_n_and_n_plus_1_bytes"),
     "STAGED_BYTES_MAX": ("test_manager_inputs", "test_one_user_has_n_bytes_under_way_and_no_more"),
+    "FORGOTTEN_INPUTS_MAX": (
+        "test_manager_inputs_room",
+        "test_n_files_are_remembered_for_workers_that_were_away",
+    ),
+    "UPLOAD_SILENCE_S": (
+        "test_manager_inputs_room",
+        "test_who_sends_nothing_for_n_seconds_is_not_waited_for",
+    ),
     "TOMBSTONE_S": (HERE, "test_ended_ids_are_remembered_for_n_seconds"),
     "TOMBSTONES_MAX": (HERE, "test_n_ended_ids_are_remembered"),
     "CLOCK_KEEP_S": (HERE, "test_the_uptime_is_kept_each_n_seconds"),

@@ -2,16 +2,20 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo
+from sdistrib.models import ModelFile
+from sdistrib.petitions import InputFile
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode_petition
 from sdistrib_manager.rows import CeilingsRow
 from sdistrib_manager.scheduler.costs import Sample
 from sdistrib_manager.scheduler.work import Job
-from tests.support.farm import Client, Farm, Worker, petition, petition_id
+from tests.support.farm import MODEL, Client, Farm, Worker, petition, petition_id
+from tests.support.input_files import digest_of
 
 KILLED = {"signal": "SIGKILL"}
 
@@ -374,3 +378,130 @@ def test_answers_about_n_kinds_of_petitions_are_remembered(farm, monkeypatch):
         state = farm.manager.state
         assert len(state.roster.at(worker.route)._can) <= limits.KINDS_MAX
         assert set(state.contexts) == {str(n) for n in range(number + 1)[-limits.KINDS_MAX :]}
+
+
+# --- what an owner allows, and what nobody knows the size of -----------------------------------
+
+UPSCALER = ModelFile("esrgan", "twice.pth", 1_000, "b" * 64)
+
+
+def _upscalers(farm: Farm, *pixels: int) -> list[Worker]:
+    return [
+        Worker(
+            farm,
+            f"gpu{number}",
+            files=(MODEL, UPSCALER),
+            declared=wire.Declared(max_pixels=most),
+        )
+        for number, most in enumerate(pixels, 1)
+    ]
+
+
+def _enlarges(client: Client, number: int = 1, data: bytes = b"a picture", **about: Any) -> None:
+    """A petition that only makes a given picture larger, and its picture."""
+    digest = digest_of(data)
+    given = petition(
+        mode="upscale", prompt="", model="", upscale_model="twice", init_image=digest, **about
+    )
+    given = msgspec.structs.replace(given, inputs=(InputFile(digest, len(data)),))
+    client.says(wire.Submit(id=petition_id(number)), encode_petition(given))
+    client.says(wire.Chunk(digest=digest, offset=0), data)
+
+
+def test_a_picture_that_an_owner_does_not_allow_goes_to_one_that_does(farm):
+    client, workers = Client(farm), _upscalers(farm, 100, 200, 0)
+    _enlarges(client)
+    tried = []
+    while (found := _holder(workers))[0].name != "gpu3":
+        worker, attempt = found
+        tried.append(worker.name)
+        worker.fails(worker.starts(attempt), "too_large")
+    assert set(tried) <= {"gpu1", "gpu2"}
+    worker, attempt = found
+    worker.draws(worker.starts(attempt))
+    assert client.pictures == [0]
+    assert not farm.rows(CeilingsRow)
+
+
+def test_where_no_owner_allows_more_the_image_fails_with_what_the_last_one_said(farm):
+    client, workers = Client(farm), _upscalers(farm, 200, 200)
+    _enlarges(client)
+    worker, attempt = _holder(workers)
+    worker.fails(worker.starts(attempt), "too_large")
+    assert _failure(client).code == "too_large"
+
+
+def test_too_large_is_final_where_the_size_is_known_or_the_owner_has_no_limit(farm):
+    client, workers = Client(farm), _upscalers(farm, 0, 0)
+    _enlarges(client)
+    worker, attempt = _holder(workers)
+    worker.fails(worker.starts(attempt), "too_large")
+    assert _failure(client).code == "too_large"
+    client.submits(2)
+    worker, attempt = _holder(workers)
+    worker.fails(worker.starts(attempt), "too_large")
+    assert client.last(wire.Finished).state == "failed"
+
+
+def test_an_upscale_without_memory_bars_no_other_upscale(farm):
+    """Its size is nowhere in the petition: a camera's picture must not bar every icon."""
+    client, workers = Client(farm), _upscalers(farm, 0)
+    _enlarges(client)
+    assert _runs_out(workers) == "gpu1"
+    assert _failure(client).code == "out_of_memory"
+    _enlarges(client, 2, b"a small one")
+    worker, attempt = _holder(workers)
+    assert attempt.id == petition_id(2)
+    worker.draws(worker.starts(attempt))
+    assert client.pictures == [0]
+
+
+def test_a_limit_on_drawn_pixels_is_none_on_given_pictures(farm):
+    client, workers = Client(farm), _upscalers(farm, 100)
+    _enlarges(client)
+    worker, attempt = _holder(workers)
+    worker.draws(worker.starts(attempt))
+    assert client.pictures == [0]
+
+
+def test_an_upscale_takes_the_place_of_no_context(farm):
+    client, (worker,) = Client(farm), _upscalers(farm, 0)
+    client.submits(1)
+    worker.draws(worker.starts())
+    contexts = farm.manager.state.roster.by_instance[worker.instance].contexts
+    assert contexts
+    _enlarges(client, 2)
+    worker.starts()
+    assert farm.manager.state.roster.by_instance[worker.instance].contexts == contexts
+
+
+def test_an_upscale_is_not_decoded_in_tiles(farm):
+    client, workers = Client(farm), _upscalers(farm, 0)
+    _enlarges(client, on_oom="tile")
+    _runs_out(workers)
+    assert _grant(workers[0]).relief == "offload"
+
+
+def test_who_may_be_drawn_with_less_does_not_wait_behind_who_may_not(farm):
+    """Equal but for --on-oom, and the first one waits for a larger worker that is away."""
+    client, small, large = Client(farm), Worker(farm, "small"), Worker(farm, "large")
+    client.submits(1)
+    first, attempt = _holder([small, large])
+    assert first is small
+    small.fails(small.starts(attempt), "out_of_memory")
+    second, attempt = _holder([small, large])
+    second.draws(second.starts(attempt))
+    large.says(wire.Goodbye(reason="home"))
+    client.submits(2, on_oom="retry")
+    client.submits(3, on_oom="tile")
+    assert _grant(small).relief == "tile"
+    assert _grant(small).attempts[0].id == petition_id(3)
+
+
+def test_an_engine_that_was_killed_before_it_began_teaches_nothing(farm):
+    client, (worker,) = Client(farm), _workers(farm, 1)
+    client.submits()
+    worker.fails(worker.attempts[-1], "out_of_memory", error=KILLED, started=False)
+    assert not farm.rows(CeilingsRow)
+    worker.draws(worker.starts())
+    assert client.pictures == [0]

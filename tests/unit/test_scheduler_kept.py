@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sdistrib_manager.scheduler.costs import Costs, Sample
 from sdistrib_manager.scheduler.forecast import Forecast
 from sdistrib_manager.scheduler.outlook import Outlook, Outlooks, ends, outlook
-from sdistrib_manager.scheduler.work import used
+from sdistrib_manager.scheduler.work import Job, left_by, used
 from tests.support.boxes import FakeBox, FakeHeld, Yard, busy, job
 from tests.support.boxes import used as no_newcomers
 
@@ -193,3 +193,44 @@ def test_two_models_on_one_box_alternate_without_loads_where_both_stay():
             farm.begin(box)
             farm.finish(box)
     assert loads == {1: 8, 2: 2}
+
+
+# --- what stays beside the contexts ------------------------------------------------------------
+
+
+def enlarging(name: str = "u", **more: object) -> Job:
+    return job(name, "U", beside=True, **more)
+
+
+def test_what_stays_beside_takes_the_place_of_no_context():
+    costs, box = Costs(), FakeBox("1", "A")
+    costs.learn("1", job(), Sample(7.0, 1.0, 0.0))
+    costs.learn("1", enlarging(), Sample(2.0, 1.0, 0.0))
+    box.holds = [FakeHeld(enlarging())]
+    seen = outlook(box, 0.0, costs)
+    assert (seen.contexts, seen.beside, seen.ready_at) == (("A",), "U", 3.0)
+    assert seen.begin_at(costs, box, job()) == 3.0
+    # The second one finds the upscaler there; another one does not.
+    assert seen.begin_at(costs, box, enlarging()) == 3.0
+    assert not look("A", keep=1).replaces(enlarging())
+    assert left_by(("A",), enlarging(), 1) == ("A",)
+    box.holds = [FakeHeld(enlarging()), FakeHeld(enlarging()), FakeHeld(job())]
+    assert [end for _, end in ends(box, 0.0, costs)] == [3.0, 4.0, 5.0]
+
+
+def test_a_box_that_enlarges_is_handed_the_next_one_before_it_is_done():
+    made = yard(FakeBox("1", "A"))
+    made.speed("1", 1.5, 1.0, "U")
+    made.arrive(enlarging(), 3)
+    assert made.orders() == ["1<u", "1<u"]
+
+
+def test_a_model_is_not_loaded_elsewhere_for_a_picture_that_is_enlarged():
+    """Its box still has it."""
+    made = yard(FakeBox("1", "A"), FakeBox("2", ""))
+    made.speed("1", 1.0, 0.5, "U")
+    made.boxes[0].holds = [FakeHeld(enlarging())]
+    seen = Outlooks(made.boxes, 0.0, made.costs, 0.0)
+    assert seen.having("A") == [made.boxes[0]] == seen.having("U")
+    assert seen.at_work_on("A") == [made.boxes[0]] == seen.at_work_on("U")
+    assert seen.reckoned(made.boxes[0], job()) < seen.reckoned(made.boxes[1], job())

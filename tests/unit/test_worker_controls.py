@@ -318,7 +318,7 @@ def test_declared_limits_are_announced_and_kept():
     rig.welcome()
     assert asked(rig.grant(attempt(0), width=512, height=512))
     failed = one(said(rig.grant(attempt(1), width=520, height=512), wire.Failed))
-    assert failed.error.code == "out_of_memory"
+    assert failed.error.code == "too_large"
     assert "520x512 is more than the 262144 pixels (--max-pixels)" in failed.error.message
 
 

@@ -13,7 +13,7 @@ from sdistrib_worker import cli, events
 from sdistrib_worker import effects as fx
 from sdistrib_worker.allowed import parse_size
 from sdistrib_worker.shelf import StoredFile
-from tests.support.rig import FILES, Rig, asked, attempt, crash, log_of, of, one, said
+from tests.support.rig import FACTS, FILES, Rig, asked, attempt, crash, log_of, of, one, said
 
 THIRD = StoredFile(ModelFile("stable-diffusion", "third.safetensors", 5_000_000), "/m/3", 3)
 
@@ -211,3 +211,78 @@ def test_wrong_bounds_are_refused(tmp_path: Path, words: tuple[str, ...]) -> Non
     result = CliRunner().invoke(cli.command, ["localhost", str(tmp_path), *words])
     assert result.exit_code == 2
     assert words[0] in result.output
+
+
+# --- memory that others take --------------------------------------------------------------------
+
+
+def killed() -> events.EngineDied:
+    return events.EngineDied(
+        ErrorInfo(code="out_of_memory", message="The kernel killed it.", signal="SIGKILL")
+    )
+
+
+def _back(rig: Rig) -> list[fx.Effect]:
+    """The next engine child is ready."""
+    return [*rig.turn(after_s=1.0), *rig.engine(child.Ready(facts=FACTS))]
+
+
+def test_an_engine_killed_beside_other_contexts_costs_the_image_nothing(engine: Engine) -> None:
+    """It is drawn by a new engine that holds nothing else, and only then is its end told."""
+    engine.draws("tiny", "tiny")
+    rig = engine.rig
+    rig.begin(attempt(7), model="other")
+    made = rig.turn(killed())
+    assert not said(made, wire.Failed)
+    assert "drawn again, alone" in log_of(made, "warning")
+    made = _back(rig)
+    draw = one(asked(made))
+    assert one(said(rig.engine(child.Began(ticket=draw.ticket)), wire.Started)).attempt == attempt(
+        7
+    )
+    rig.draw(draw.ticket)
+    result = one(said(rig.encoded(attempt(7)), wire.Result))
+    assert "other loaded contexts" in result.notes[0]
+
+
+def test_an_engine_killed_alone_is_a_failure_also_the_second_time(engine: Engine) -> None:
+    rig = engine.rig
+    engine.draws("tiny", "tiny")
+    rig.begin(attempt(7))
+    assert one(said(rig.turn(killed()), wire.Failed)).error.code == "out_of_memory"
+    _back(rig)
+    engine.draws("tiny", "tiny")
+    rig.begin(attempt(8), model="other")
+    assert not said(rig.turn(killed()), wire.Failed)
+    made = _back(rig)
+    rig.engine(child.Began(ticket=one(asked(made)).ticket))
+    assert one(said(rig.turn(killed()), wire.Failed)).attempt == attempt(8)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_nobody_wants_or_a_crash_is_not_drawn_again(engine: Engine, ours: bool) -> None:
+    rig = engine.rig
+    engine.draws("tiny", "tiny")
+    rig.begin(attempt(7), model="other")
+    if ours:
+        rig.hear(wire.Abandon(attempt=attempt(7)))
+        made = rig.turn(killed())
+    else:
+        made = rig.turn(crash())
+    made = [*made, *_back(rig)]
+    assert not asked(made)
+    assert len(said(made, wire.Failed)) == (not ours)
+
+
+def test_a_worker_that_leaves_stays_for_what_is_drawn_again(engine: Engine) -> None:
+    rig = engine.rig
+    engine.draws("tiny", "tiny")
+    rig.encoded(attempt(0))
+    rig.hear(wire.ResultRecorded(attempt=attempt(0)))
+    rig.begin(attempt(7), model="other")
+    made = rig.turn(events.StopRequested(), killed())
+    assert not of(made, fx.Stop)
+    made = _back(rig)
+    rig.draw(one(asked(made)).ticket)
+    rig.encoded(attempt(7))
+    assert of(rig.hear(wire.ResultRecorded(attempt=attempt(7))), fx.Stop)

@@ -76,7 +76,7 @@ def too_large(params: Params, declared: Declared) -> ErrorInfo | None:
         return None
     what = f"{params.video_frames} x " if params.video_frames > 1 else ""
     return ErrorInfo(
-        code="out_of_memory",
+        code="too_large",
         message=f"{what}{width}x{height} is more than the {declared.max_pixels} pixels"
         " (--max-pixels) of this worker.",
     )

@@ -52,6 +52,10 @@ class Loaded:
     def __bool__(self) -> bool:
         return bool(self._contexts)
 
+    def has_others(self, plan: Plan) -> bool:
+        """Contexts are kept that this request does not need."""
+        return any(one.key != plan.key for one in self._contexts)
+
     @property
     def models(self) -> str:
         """Names of the models, for people."""

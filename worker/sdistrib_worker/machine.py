@@ -305,7 +305,8 @@ class Worker:
             self._leave_now()
 
     def _leave_if_done(self) -> None:
-        if self._is_busy():
+        # The queue was given back; what is in it was begun, and its engine died.
+        if self._is_busy() or self._making.is_queued:
             return
         owed = len(self._results.attempts())
         if not owed:

@@ -9,7 +9,7 @@ its one answer (Result, Failed or Revoked; none when it was abandoned).
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from sdistrib import limits
@@ -41,6 +41,8 @@ from sdistrib_worker.shelf import Plan, Shelf, make_plan, missing
 QUEUE_MAX = 256
 #: A first engine child that dies this often before it was ever ready will not do better.
 START_TRIES = 3
+#: Said with a picture whose first engine died of what else it kept.
+_ALONE = "memory ran out beside other loaded contexts; drawn by a new engine without them"
 
 
 @dataclass(slots=True)
@@ -342,7 +344,12 @@ class Making:
         cancelled = event.ours and event.info.code == "cancelled"
         wanted, running = self.running(), self.drawing.running
         began = running is not None and running.began
+        again = self._alone(event)
         self.drawing.died(counts=not cancelled)
+        if again is not None:
+            self._turn.log("warning", f"{event.info.message} It is drawn again, alone.")
+            self._queue.appendleft(again)
+            return
         # One that died idle may be asked before its death is seen: the image had no part in it. But
         # an engine that dies again and again before it begins must not keep an image for ever.
         counts = began or event.ours or self.drawing.deaths > START_TRIES
@@ -360,6 +367,23 @@ class Making:
             # had no part in it either.
             for attempt in self.unqueue_all():
                 self.fail(attempt, event.info, started=self.drawing.deaths > START_TRIES)
+
+    def _alone(self, event: events.EngineDied) -> Job | None:
+        """What is drawn once more after an engine died for want of memory: not this image but the
+        contexts kept beside its own may have been too much. So it tells nobody of a death yet."""
+        running = self.drawing.running
+        if running is None or running.abandoned or not running.began or event.ours:
+            return None
+        job = running.job
+        if event.info.code != "out_of_memory" or _ALONE in job.notes:
+            return None
+        crowded = self.drawing.loaded.has_others(running.plan)
+        return replace(job, notes=(*job.notes, _ALONE)) if crowded else None
+
+    @property
+    def is_queued(self) -> bool:
+        """Something waits for the engine."""
+        return bool(self._queue)
 
     # --- small verbs ------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
 from sdistrib_manager.scheduler.outlook import Outlook, outlook
-from sdistrib_manager.scheduler.work import Box, Job, used
+from sdistrib_manager.scheduler.work import Box, Job
 
 _B = TypeVar("_B", bound=Box)
 
@@ -74,14 +74,7 @@ class Forecast(Generic[_B]):
         for row in rows:
             if row.images:
                 at = self._looks[row.box]
-                work_s = row.end - at.ready_at
-                self._looks[row.box] = Outlook(
-                    row.end,
-                    used(at.contexts, job.context, at.keep),
-                    at.keep,
-                    at.held + row.images,
-                    at.held_s + work_s,
-                )
+                self._looks[row.box] = at.after(job, row.end - at.ready_at, row.images)
         return rows
 
     def _filling(self, job: Job) -> list[_Filling[_B]]:

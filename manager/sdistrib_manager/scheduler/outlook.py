@@ -7,7 +7,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
-from sdistrib_manager.scheduler.work import Box, Contexts, Held, Job, used
+from sdistrib_manager.scheduler.work import Box, Contexts, Held, Job, left_by
 
 #: A box may hold one image beside the running one, and more while all of them take no longer.
 HOLD_S = 2.0
@@ -33,10 +33,28 @@ class Outlook:
     held: int
     #: Seconds of work it holds.
     held_s: float
+    #: What it will have loaded beside these, for the last job that needs such a thing.
+    beside: Hashable = None
+
+    @property
+    def has(self) -> Contexts:
+        """All that need not be loaded."""
+        return self.contexts if self.beside is None else (*self.contexts, self.beside)
+
+    def after(self, job: Job, takes_s: float, images: int = 1) -> "Outlook":
+        """The same with more images, which take so long together."""
+        return Outlook(
+            self.ready_at + takes_s,
+            left_by(self.contexts, job, self.keep),
+            self.keep,
+            self.held + images,
+            self.held_s + takes_s,
+            job.context if job.beside else self.beside,
+        )
 
     def begin_at(self, costs: Costs, box: Box, job: Job) -> float:
         """When the box could begin an image of the job, its context loaded."""
-        load_s = 0.0 if job.context in self.contexts else costs.load_s(box.name, job)
+        load_s = 0.0 if job.context in self.has else costs.load_s(box.name, job)
         return self.ready_at + load_s
 
     @property
@@ -46,7 +64,7 @@ class Outlook:
 
     def replaces(self, job: Job) -> bool:
         """Something else would have to go for the job."""
-        return job.context not in self.contexts and not self.has_space
+        return not (job.beside or job.context in self.contexts or self.has_space)
 
     def loads_of_others(self, job: Job, copies: Callable[[Hashable], int]) -> int:
         """Loads that a further copy of the job's context costs others.
@@ -63,28 +81,24 @@ class Outlook:
 
 def outlook(box: Box, now: float, costs: Costs) -> Outlook:
     """What is expected of a box, by what it holds and what that costs."""
-    ready_at, contexts, keep, held_s, count = now, box.contexts, box.keep, 0.0, 0
+    look = Outlook(now, box.contexts, box.keep, 0, 0.0)
     for held in box.holds:
-        takes_s = _takes(box, held, contexts, now, costs)
-        ready_at += takes_s
-        held_s += takes_s
-        contexts, count = used(contexts, held.job.context, keep), count + 1
-    return Outlook(ready_at, contexts, keep, count, held_s)
+        look = look.after(held.job, _takes(box, held, look, now, costs))
+    return look
 
 
 def ends(box: Box, now: float, costs: Costs) -> Iterator[tuple[Held, float]]:
     """What the box holds, in order, and when it will have finished each."""
-    end, contexts = now, box.contexts
+    look = Outlook(now, box.contexts, box.keep, 0, 0.0)
     for held in box.holds:
-        end += _takes(box, held, contexts, now, costs)
-        contexts = used(contexts, held.job.context, box.keep)
-        yield held, end
+        look = look.after(held.job, _takes(box, held, look, now, costs))
+        yield held, look.ready_at
 
 
-def _takes(box: Box, held: Held, contexts: Contexts, now: float, costs: Costs) -> float:
-    """Seconds from the end of what goes before, which leaves these contexts loaded."""
+def _takes(box: Box, held: Held, look: Outlook, now: float, costs: Costs) -> float:
+    """Seconds from the end of what goes before, which leaves the box like this."""
     load_s = 0.0
-    if held.begun_at is None and held.job.context not in contexts:
+    if held.begun_at is None and held.job.context not in look.has:
         load_s = costs.load_s(box.name, held.job)
     return load_s + left(box, held, now, costs)
 
@@ -118,7 +132,7 @@ class Outlooks(Generic[B]):
         self.idle: list[B] = []
         for place, box in enumerate(boxes):
             look = self._look(box)
-            for context in look.contexts:
+            for context in look.has:
                 self._by_context.setdefault(context, []).append(place)
             self._ready.append((look.ready_at, place))
         self._ready.sort()
@@ -130,13 +144,13 @@ class Outlooks(Generic[B]):
     def again(self, box: B) -> None:
         """What the box holds has changed."""
         place, before = self._places[box], self._of[box]
-        for context in before.contexts:
+        for context in before.has:
             self._by_context[context].remove(place)
             self._roomy.get(context, set()).discard(box)
         self._spacious.discard(box)
         self._ready.remove((before.ready_at, place))
         look = self._look(box)
-        for context in look.contexts:
+        for context in look.has:
             insort(self._by_context.setdefault(context, []), place)
         insort(self._ready, (look.ready_at, place))
         self._find_idle()
@@ -145,7 +159,7 @@ class Outlooks(Generic[B]):
         look = self._of[box] = outlook(box, self._now, self._costs)
         quick = look.held < HOLD_MAX and look.held_s < HOLD_S
         if look.held and (look.held < _HOLD_MIN or quick):
-            for context in look.contexts:
+            for context in look.has:
                 self._roomy.setdefault(context, set()).add(box)
         if look.has_space:
             self._spacious.add(box)
@@ -169,7 +183,7 @@ class Outlooks(Generic[B]):
 
     @staticmethod
     def _is_at(look: Outlook, context: Hashable) -> bool:
-        return not look.held or look.contexts[0] == context
+        return not look.held or context in (*look.contexts[:1], look.beside)
 
     def with_room(self, job: Job) -> list[B]:
         """Boxes that draw, and may be handed one more image: this one, which they need not load
@@ -228,7 +242,7 @@ class Outlooks(Generic[B]):
             if one[0] + floor_s >= best[0]:
                 break
             box = self.boxes[one[1]]
-            if job.context not in self._of[box].contexts and able(box, job):
+            if job.context not in self._of[box].has and able(box, job):
                 end = self.reckoned(box, job), one[1]
                 if end < best:
                     first, best = one, end

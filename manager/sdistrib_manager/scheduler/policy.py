@@ -166,7 +166,7 @@ class _Turn(Generic[_B]):
             yield give
             # One more image in the same context makes a box no better for anybody.
             look = self._outlooks[give.box]
-            more = look.held and look.contexts[0] == give.job.context
+            more = look.held and look.has[:1] == (give.job.context,)
             self._kept = self._kept if more and give.box not in self._firsts else None
             self._outlooks.again(give.box)
         yield from self._make_way()

@@ -38,6 +38,8 @@ class Job:
     #: What decides which boxes can do it, beside its size: petitions that differ here never stand
     #: in one line.
     kind: Hashable = None
+    #: What it needs stays loaded beside the contexts and takes the place of none: an upscaler.
+    beside: bool = False
     #: Its last images may be raced on an idle box.
     hedge: bool = True
     #: Its place among petitions of equal right, see `lines`; set when it first waits.
@@ -59,6 +61,11 @@ class Job:
 def used(contexts: Contexts, context: Hashable, keep: int) -> Contexts:
     """What an engine that keeps so many has loaded after an image of this context."""
     return (context, *(other for other in contexts if other != context))[:keep]
+
+
+def left_by(contexts: Contexts, job: Job, keep: int) -> Contexts:
+    """The same after an image of this job."""
+    return contexts if job.beside else used(contexts, job.context, keep)
 
 
 class Held(Protocol):

@@ -74,6 +74,12 @@ class Contexts(Generic[H]):
         self._entries[key] = _Entry(size_bytes, handle)
         self._changed(self.keys)
 
+    def free(self, key: str) -> None:
+        """Free what is loaded under this key; nothing where nothing is."""
+        if key in self._entries:
+            self._drop(key)
+            self._changed(self.keys)
+
     def free_all(self, but: str = "") -> bool:
         """Free everything, or everything else; False where there was nothing to free."""
         gone = [key for key in self._entries if key != but]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sdistrib import limits
 from sdistrib.errors import PetitionError
-from sdistrib.protocol.engine import Draw, PreviewWish
+from sdistrib.protocol.engine import Draw
 from sdistrib.protocol.messages import EngineFacts
 from sdistrib_worker.engine import capi, device
 from sdistrib_worker.engine.base import Painting, RefusalError, Reporter
@@ -129,13 +129,15 @@ class SdCpp:
         self._check_mode(film=False)
         upscaler = self._load_upscaler(request, filled, asked_size(request.params))
         drawing = time.monotonic()
-        image, size = self._generate(filled, request.preview)
+        try:
+            image, size = self._generate(request, filled)
+        finally:
+            self._forget_style(request)
         try:
             self._upscale(image, upscaler, request.params.upscale_repeats)
             pixels = _pixels(image)
         finally:
             capi.free_image(image)
-        self._forget_style(request)
         sample = filled.img.sample_params
         return Painting(
             pixels=pixels,
@@ -195,7 +197,7 @@ class SdCpp:
                 f"{size[0]}x{size[1]} is more than the {request.max_pixels} pixels (--max-pixels)"
                 " of this worker."
             )
-            raise RefusalError("out_of_memory", message)
+            raise RefusalError("too_large", message)
         began = time.monotonic()
         before = self._upscaler
         upscaler = self._load_upscaler(request, filled, size)
@@ -300,10 +302,10 @@ class SdCpp:
         """The engine aborts when it is asked for what its model cannot do."""
         if film and not api.sd_ctx_supports_video_generation(self._context):
             message = "This model makes pictures, not videos; leave out -M vid_gen."
-            raise RefusalError("unsupported", message, loading=True)
+            raise RefusalError("unsupported", message)
         if not film and not api.sd_ctx_supports_image_generation(self._context):
             message = "This model makes videos, not pictures; give -M vid_gen."
-            raise RefusalError("unsupported", message, loading=True)
+            raise RefusalError("unsupported", message)
 
     def _check_device(self) -> None:
         if self._story.lost_device and self._facts.backend != "cpu":
@@ -330,7 +332,8 @@ class SdCpp:
             self._free_upscaler()
             handle = api.new_upscaler_ctx(path.encode(), *key[1:])
             if not handle:
-                raise self._refusal("The engine could not load the upscaler", loading=True)
+                # The context is loaded and stays.
+                raise self._refusal("The engine could not load the upscaler")
             self._upscaler = _Upscaling(handle, key, int(api.get_upscale_factor(handle)))
             self._check_device()
         width, height = size
@@ -347,12 +350,12 @@ class SdCpp:
 
     # --- drawing ----------------------------------------------------------------------------
 
-    def _generate(self, filled: Filled, preview: PreviewWish | None) -> tuple[Any, tuple[int, int]]:
+    def _generate(self, request: Draw, filled: Filled) -> tuple[Any, tuple[int, int]]:
         """The picture as an `sd_image_t` that the caller frees, and its size."""
         self._resolve_sampler(filled.img.sample_params)
         self._dump("sd_img_gen_params_t", capi.img_gen_params_text(filled.img))
         self._tell(self._story.enter("encoding"))
-        self._previewing.begin(preview, self._story.preview_shown)
+        self._previewing.begin(request.preview, self._story.preview_shown)
         try:
             images = api.generate_image(self._context, filled.img)
         finally:
@@ -372,7 +375,7 @@ class SdCpp:
             raise RefusalError("engine_error", message)
         if self._story.lost_photo_maker:
             capi.free_image(image)
-            self.unload()
+            self._drop(request)  # it does without PhotoMaker from now on
             raise self._refusal("The engine could not use the pictures for PhotoMaker")
         return image, (image.width, image.height)
 
@@ -428,7 +431,12 @@ class SdCpp:
         """
         params = request.params
         if params.photo_maker and params.pm_style_strength != _STYLE_STRENGTH:
-            self.unload()
+            self._drop(request)
+
+    def _drop(self, request: Draw) -> None:
+        """Free the request's own context; the others stay."""
+        self._context = None
+        self._contexts.free(request.context)
 
     def _upscale(
         self, image: Any, upscaler: _Upscaling | None, repeats: int, kept: Any = None
