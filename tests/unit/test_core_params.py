@@ -317,12 +317,12 @@ def test_a_video_travels_in_one_format_only(file):
     assert caught.value.info.field == "format"
 
 
-def test_the_frames_of_a_video_have_so_many_pixels_together_and_no_more(monkeypatch):
-    monkeypatch.setattr(limits, "VIDEO_PIXELS_MAX", 5 * 64 * 64)
-    film = {**FILM, "width": 64, "height": 64}
-    check(Params(prompt="a", model="m", **film, video_frames=5))
-    with pytest.raises(PetitionError, match="6 frames of 64x64 are more than the 20480") as caught:
-        check(Params(prompt="a", model="m", **film, video_frames=6))
+def test_the_frames_of_a_video_have_so_many_pixels_together_and_no_more():
+    assert limits.VIDEO_PIXELS_MAX == 161 * 1280 * 720
+    film = {**FILM, "width": 1280, "height": 720}
+    check(Params(prompt="a", model="m", **film, video_frames=161))
+    with pytest.raises(PetitionError, match="162 frames of 1280x720 are more than") as caught:
+        check(Params(prompt="a", model="m", **film, video_frames=162))
     assert (caught.value.code, caught.value.info.field) == ("too_large", "video_frames")
 
 

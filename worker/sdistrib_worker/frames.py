@@ -24,7 +24,7 @@ def encode_film(
 
     Args:
         pixels: `frames * height * width * channels` bytes, frame by frame.
-        shape: width, height, channels (3 or 4) and frames.
+        shape: width, height, channels (the engine's videos have 3) and frames.
         facts: written as into a picture; None leaves nothing.
         fps: frames per second.
 
@@ -32,20 +32,19 @@ def encode_film(
         EngineError: the pixels are not what the numbers say, or more than the format can hold.
     """
     width, height, channels, frames = shape
-    if len(pixels) != math.prod(shape) or not len(pixels) or channels not in (3, 4):
+    if len(pixels) != math.prod(shape) or not len(pixels) or channels != 3:
         message = f"The engine's video of {width}x{height}x{channels}x{frames} has other pixels."
         raise EngineError(ErrorInfo(code="engine_error", message=message))
     if max(width, height) > SIDE_MAX["webp"]:
         message = f"{width}x{height}: a webp file has at most {SIDE_MAX['webp']} pixels a side."
         raise EngineError(ErrorInfo(code="too_large", message=message, field="upscale_repeats"))
-    mode = "RGBA" if channels == 4 else "RGB"
     metadata, notes = metadata_of(facts)
     view, size = memoryview(pixels), width * height * channels
 
     def pictures() -> Iterator[Image.Image]:
         for number in range(frames):
             part = view[number * size : (number + 1) * size]
-            yield Image.frombytes(mode, (width, height), part)
+            yield Image.frombytes("RGB", (width, height), part)
 
     film, file = pictures(), BytesIO()
     next(film).save(

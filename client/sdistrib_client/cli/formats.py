@@ -32,7 +32,7 @@ def format_wish(values: Mapping[str, Any], mode: str) -> dict[str, PictureFormat
     whether both fit together is seen when the names of the files are made.
     """
     if mode in ("vid_gen", IMG2VID) and not is_typed("format"):
-        return {}
+        return {"format": "webp"}
     meant = format_in(values["output"]) if is_said("output") and values["output"] != "-" else None
     wish = values["format"] if is_typed("format") or meant is None else meant
     return {} if wish is None else {"format": wish}
