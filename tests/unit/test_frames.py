@@ -12,6 +12,7 @@ from PIL import Image
 from sdistrib import limits
 from sdistrib.errors import EngineError, ProtocolError
 from sdistrib.infotext import CHUNK_KEY, TEXT_KEY, PictureFacts, build, parse_chunk
+from sdistrib.protocol import messages as wire
 from sdistrib.protocol.engine import Drawn
 from sdistrib_client.reading import texts_of
 from sdistrib_worker.effects import EncodePicture, FileForm, form_of
@@ -19,7 +20,7 @@ from sdistrib_worker.encoder import _encode
 from sdistrib_worker.engine.picture import SharedPixels
 from sdistrib_worker.events import EncodingFailed, PictureEncoded
 from sdistrib_worker.frames import durations_ms, encode_film
-from tests.support.rig import attempt
+from tests.support.rig import Rig, attempt, one, said
 from tests.unit.test_infotext import facts
 
 FILM: dict[str, Any] = {"mode": "vid_gen", "format": "webp", "lossless": True}
@@ -172,3 +173,31 @@ def test_pixels_at_n_and_n_plus_1_bytes(shared, monkeypatch) -> None:
     monkeypatch.setattr(limits, "PIXEL_BYTES_MAX", limits.PIXEL_BYTES_MAX - 1)
     with pytest.raises(ProtocolError, match="garbled"):
         shared(5)
+
+
+# --- the machine ------------------------------------------------------------------------------
+
+
+def test_a_video_is_one_image_one_file_and_one_result() -> None:
+    rig = Rig()
+    rig.connect()
+    wishes: dict[str, Any] = {**FILM, "video_frames": 5, "fps": 8, "width": 64, "height": 64}
+    order = one([e for e in rig.draw(rig.begin(attempt(), **wishes), frames=5) if is_order(e)])
+    assert (order.form.format, order.form.lossless, order.form.fps) == ("webp", True, 8)
+    assert order.facts is not None
+    assert order.facts.params.video_frames == 5
+    (result,) = said(rig.encoded(attempt(), b"film"), wire.Result)
+    assert (result.format, result.width, result.height) == ("webp", 64, 64)
+    assert result.size_bytes == 4
+
+
+def test_a_video_without_metadata_has_no_facts() -> None:
+    rig = Rig()
+    rig.connect()
+    ticket = rig.begin(attempt(), **FILM, video_frames=5, metadata=False)
+    order = one([e for e in rig.draw(ticket, frames=5) if is_order(e)])
+    assert order.facts is None
+
+
+def is_order(effect: object) -> bool:
+    return isinstance(effect, EncodePicture)
