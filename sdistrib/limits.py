@@ -94,8 +94,8 @@ EMBEDDINGS_MAX = 64
 REF_IMAGES_MAX = 16
 #: Frames that a video may be told to follow: sd-cli's examples have 81.
 CONTROL_FRAMES_MAX = 256
-#: Input files of one petition: all that its fields can name in one mode.
-INPUTS_MAX = CONTROL_FRAMES_MAX + 4
+#: Input files of one petition: a video's first frame, its last one, and those that it follows.
+INPUTS_MAX = CONTROL_FRAMES_MAX + 2
 #: Bytes of one input file: a camera's picture, or a large PNG.
 INPUT_BYTES_MAX = 64 * MIB
 #: Bytes of input files that one user may have under way before their petitions are accepted.

@@ -21,6 +21,8 @@ _EDITABLE = (
     "timeout_s", "priority", "hedge", "exact", "on_oom",
     "preview", "preview_interval", "preview_noisy",
 )  # fmt: skip
+#: On its way a video is a file that loses nothing; what it becomes is the caller's business.
+_FILM_FILE: dict[str, Any] = {"format": "webp", "lossless": True}
 #: What a petition has beside its parameters.
 ENVELOPE = ("images", "seed", "cancel_on_disconnect", *_EDITABLE)
 
@@ -53,8 +55,7 @@ def _composed(
     write_names(given)
     _check_names(given)
     if given.get("mode") == "vid_gen":
-        # On its way a video is a file that loses nothing; what it becomes is the caller's business.
-        given = {"format": "webp", "lossless": True} | given
+        given = _FILM_FILE | given
     read = read_inputs(given, sized=True)
     given = read.params
     _name_sampling(given)
@@ -143,8 +144,13 @@ def _files_named(params: Mapping[str, Any], known: Iterable[InputFile]) -> list[
 
 
 def settle_file(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes, and with another format its own settings instead of the ones of before."""
+    """The changes, and with another format its own settings instead of the ones of before.
+
+    What becomes a video gets the format that videos travel in.
+    """
     settled = dict(changes)
+    if settled.get("mode") == "vid_gen":
+        settled = _FILM_FILE | settled
     if settled.get("format", params.get("format", "png")) != params.get("format", "png"):
         settled = {"quality": None, "lossless": False, **settled}
     return settled

@@ -4,6 +4,7 @@ Pillow parses them, in the three formats that sdistrib writes and no other, and 
 compressed chunk may unfold to. Whatever is wrong with a file ends as one typed error.
 """
 
+import hashlib
 import importlib
 import io
 import struct
@@ -98,11 +99,32 @@ def _exif_texts(image: "Image") -> dict[str, str]:
     return found
 
 
-def pixels_of(data: bytes, file: str) -> tuple[tuple[int, int], bytes]:
-    """Size, and red, green, blue of each pixel. Raises as `texts_of`."""
+def pictures_of(data: bytes, file: str, most: int) -> "Iterator[Image]":
+    """The frames of a video, decoded, at most so many; of a picture that one. Raises as `texts_of`.
+
+    Each is good until the next one is asked for.
+    """
     with _suspicion(file):
         image = open_picture(data)
-        return image.size, image.convert("RGB").tobytes()
+        count = getattr(image, "n_frames", 1)
+    for number in range(min(count, most)):
+        # What is done with a frame outside is none of our suspicions.
+        with _suspicion(file):
+            image.seek(number)
+            image.load()
+        yield image
+
+
+def pixels_of(data: bytes, file: str) -> tuple[tuple[int, int], int, str]:
+    """Size, number of frames, and a digest of red, green, blue of each pixel of all of them.
+
+    Raises as `texts_of`.
+    """
+    size, count, digest = (0, 0), 0, hashlib.sha256()
+    for picture in pictures_of(data, file, limits.VIDEO_FRAMES_MAX):
+        size, count = picture.size, count + 1
+        digest.update(picture.convert("RGB").tobytes())
+    return size, count, digest.hexdigest()
 
 
 @contextmanager

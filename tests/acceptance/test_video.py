@@ -4,19 +4,21 @@ No tiny model makes videos: their sizes are fixed in the engine. The real engine
 tiny picture model, a witness takes the engine's place at `generate_video`.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 
 from sdistrib.params import PARAMETERS
-from sdistrib.protocol.engine import Declined
+from sdistrib.protocol.engine import At, Declined, PreviewWish
 from sdistrib_worker.engine.structs import Filled
-from sdistrib_worker.supervisor import EngineChild, Picture
+from sdistrib_worker.supervisor import EngineChild, Glimpse, Picture
 from tests.support.engines import Outcome, outcome, request, running
 
 pytestmark = pytest.mark.engine
@@ -24,6 +26,8 @@ pytestmark = pytest.mark.engine
 FILM = (sys.executable, "-m", "tests.support.engine_probe", "{fd}", "--film")
 #: A video needs the encoder, which the tiny VAE has not.
 TAESD = {"taesd": "taesd/tiny-taesd.safetensors"}
+#: What the witness says of the pixels of an input picture, brought to the video's size.
+GREY = hashlib.sha256(bytes([77]) * (32 * 32 * 3)).hexdigest()
 #: Parameters of videos -> a value that is not the default, its member at the C call, and what
 #: stands there; a file's pixels are grey 77.
 SEEN: dict[str, tuple[Any, str, Any]] = {
@@ -44,7 +48,7 @@ SEEN: dict[str, tuple[Any, str, Any]] = {
         0.1,
     ),
     "high_noise_skip_layer_end": (0.5, "high_noise_sample_params.guidance.slg.layer_end", 0.5),
-    "end_image": ("e" * 64, "end_image.width", 32),
+    "end_image": ("e" * 64, "end_image.pixels", GREY),
     "control_frames": (("c" * 64, "d" * 64), "control_frames_size", 2),
     # What a picture has as well.
     "negative_prompt": ("rain", "negative_prompt", "rain"),
@@ -52,7 +56,7 @@ SEEN: dict[str, tuple[Any, str, Any]] = {
     "steps": (3, "sample_params.sample_steps", 3),
     "flow_shift": (3.0, "sample_params.flow_shift", 3.0),
     "strength": (0.5, "strength", 0.5),
-    "init_image": ("a" * 64, "init_image.height", 32),
+    "init_image": ("a" * 64, "init_image.pixels", GREY),
     "clip_skip": (2, "clip_skip", 2),
     "vae_tiling": (True, "vae_tiling_params.enabled", True),
     "cache_mode": ("easycache", "cache.mode", 1),
@@ -75,13 +79,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def _draw(child: EngineChild, models: Path, inputs: dict[str, str], **wishes: Any) -> Outcome:
     files = {**TAESD, **wishes.pop("files", {})}
+    preview = wishes.pop("preview", None)
     wishes = {"video_frames": 3, "taesd": "taesd", **wishes}
     draw = request(models, mode="vid_gen", files=files, **wishes)
-    return outcome(child, type(draw)(**{**_fields(draw), "inputs": inputs}))
-
-
-def _fields(draw: Any) -> dict[str, Any]:
-    return {name: getattr(draw, name) for name in draw.__struct_fields__}
+    return outcome(child, msgspec.structs.replace(draw, inputs=inputs, preview=preview))
 
 
 def _asked(result: Outcome) -> dict[str, Any]:
@@ -122,6 +123,33 @@ def test_frames_come_back_in_order_and_keep_their_size(
     assert (drawn.frames, drawn.width, drawn.height, drawn.channels) == (3, 32, 32, 3)
     size = 32 * 32 * 3
     assert result.pixels == b"".join(bytes([grey]) * size for grey in (9, 10, 11))
+
+
+def test_steps_are_told_and_a_preview_shows_the_first_frame(
+    film: EngineChild, models_dir: Path, inputs: dict[str, str]
+) -> None:
+    wish = PreviewWish(mode="proj")
+    result = _draw(film, models_dir, inputs, seed=9, steps=2, preview=wish)
+    told = [(at.phase, at.step, at.steps) for at in result.of(At) if at.phase != "loading"]
+    steps = [("sampling", step, 2) for step in range(3)]
+    assert told == [("encoding", 0, 0), ("sampling", 0, 0), *steps, ("decoding", 0, 0)]
+    (shown,) = result.of(Glimpse)
+    assert (shown.previewed.step, shown.previewed.width) == (1, 32)
+    assert shown.pixels() == bytes([9]) * (32 * 32 * 3)
+    unseen = _draw(film, models_dir, inputs, seed=9)
+    assert unseen.of(Glimpse) == []
+    assert unseen.pixels == result.pixels
+
+
+def test_a_model_of_videos_is_never_asked_for_a_picture(
+    film: EngineChild, models_dir: Path
+) -> None:
+    refused = outcome(film, request(models_dir, taesd="taesd", files=TAESD)).end
+    assert isinstance(refused, Declined)
+    assert (refused.code, refused.message) == (
+        "unsupported",
+        "This model makes videos, not pictures; give -M vid_gen.",
+    )
 
 
 def test_frames_are_enlarged_one_by_one(

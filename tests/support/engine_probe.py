@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from sdistrib_worker.engine import __main__ as program
-from sdistrib_worker.engine import sdcpp
+from sdistrib_worker.engine import preview, sdcpp
 from sdistrib_worker.engine.capi import api
 
 
@@ -138,7 +138,21 @@ def _film(_: object, params: Any, count: Any) -> Any:
         pixels = ctypes.cast(data, ctypes.POINTER(ctypes.c_uint8))
         images[number] = api.sd_image_t(params.width, params.height, 3, pixels)
     count._obj.value = frames
-    return ctypes.cast(images, ctypes.POINTER(api.sd_image_t))
+    given = ctypes.cast(images, ctypes.POINTER(api.sd_image_t))
+    _tell_film(params, frames, given)
+    return given
+
+
+def _tell_film(params: Any, frames: int, given: Any) -> None:
+    """The lines and reports of `generate_video`, and a preview when step 1 is done."""
+    engine, steps = sdcpp._ears.engine, params.sample_params.sample_steps
+    assert engine is not None
+    engine.hear_line(1, f"x.cpp:1 - generate_video {params.width}x{params.height}x{frames}")
+    for step in range(steps + 1):
+        engine.hear_progress(step, steps)
+        if step == 0:
+            preview._on_preview(1, frames, given, False, None)
+    engine.hear_line(1, "x.cpp:1 - generating latent video completed, taking 0.01s")
 
 
 def main() -> None:
@@ -152,6 +166,7 @@ def main() -> None:
         program.main()
     if option == "--film":
         api.sd_ctx_supports_video_generation = lambda _: True
+        api.sd_ctx_supports_image_generation = lambda _: False
         api.generate_video = _film
     blind = option == "--blind"
     _wrap("new_sd_ctx", plain, blind)

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from sdistrib import limits
 from sdistrib.errors import EXIT_UNREACHABLE, EXIT_USAGE, ErrorInfo, PetitionError
 from sdistrib.models import ModelFile
-from sdistrib.params import PARAMETERS, Parameter
+from sdistrib.params import _FILM_FIELDS, PARAMETERS, Parameter
 from sdistrib.petitions import Petition
 from sdistrib.protocol import messages as wire
 from sdistrib_client import images, samplers
@@ -257,7 +257,11 @@ def test_drawing_is_the_default_verb(client, verb):
         (["h", "-m", "x"], "The prompt is empty"),
         (["h", "-m", "x", "-p", "x", "-o", "-", "--json"], "choose one"),
         (["h", "-m", "x", "-p", "x", "-o", "-", "-b", "2"], "writes one picture"),
-        (["h", "-m", "x", "-p", "x", "-o", "a.webm"], ".webm is not supported yet"),
+        (
+            ["h", "-m", "x", "-p", "x", "-o", "a.webm"],
+            ".webm is for videos, which -M vid_gen draws",
+        ),
+        (["h", "-M", "vid_gen", "-m", "x", "-p", "x", "--hires"], "--hires has no meaning with -M"),
         (["h", "-m", "x", "-p", "x", "-o", "a.png", "--format", "jpeg"], "name it a.jpg"),
         (["h", "-m", "x", "-p", "x", "--quality", "80"], "PNG loses nothing"),
         (["h", "-m", "x", "-p", "x", "-o", "a.jpg", "--lossless"], "is for webp files"),
@@ -310,6 +314,8 @@ def sample(row: Parameter) -> tuple[str, Any]:
         "hires_width": ("256", 256),
         "hires_height": ("256", 256),
         "skip_layers": ("[1, 2]", (1, 2)),
+        "high_noise_skip_layers": ("[1, 2]", (1, 2)),
+        "high_noise_skip_layer_start": ("0.125", 0.125),
         "sigmas": ("14.5,7,0", (14.5, 7.0, 0.0)),
         "vae_tile_size": ("16x24", (16, 24)),
         "vae_relative_tile_size": ("0.5x2", (0.5, 2.0)),
@@ -340,6 +346,7 @@ BESIDE = {
     "control_net": ("--control-image", "a.png"),
     "canny": ("--control-image", "a.png", "--control-net", "c"),
     "photo_maker": ("--pm-id-images-dir", "people"),
+    **dict.fromkeys(_FILM_FIELDS, ("-M", "vid_gen")),
 }
 
 

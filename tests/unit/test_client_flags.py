@@ -1,7 +1,8 @@
 """Every flag of drawing has a case that shows what it does; a flag without one fails here.
 
-Flags of the parameter table have theirs in `tests/acceptance/test_flags_at_engine.py`, where each
-value is seen at the engine; the others, which no engine sees, have them here.
+Flags of the parameter table have theirs in `tests/acceptance/test_flags_at_engine.py`, those of
+videos in `test_video.py` beside it, where each value is seen at the engine; the others, which no
+engine sees, have them here.
 """
 
 import json
@@ -20,6 +21,7 @@ from sdistrib_client.cli.commands import cli
 from sdistrib_client.cli.refused import REFUSED
 from sdistrib_client.effects import Ending
 from tests.acceptance.test_flags_at_engine import CASES as AT_ENGINE
+from tests.acceptance.test_video import SEEN as OF_FILMS
 from tests.unit.test_client_cli import KNOWN_FLAGS, FakeClient, FakeDrawing
 
 PROMPTS = {"p.txt": "a tower", "n.txt": "red"}
@@ -151,8 +153,10 @@ def _run(*words: str) -> Seen:
 def test_every_flag_has_a_case_and_every_row_of_the_table_too():
     rows = {flag for row in PARAMETERS for flag in row.spec.flags}
     accepted = {flag for param in cli.commands["txt2img"].params for flag in param.opts}
-    assert accepted - rows == set(CASES) | ELSEWHERE - {"--help", "-h"}
-    assert set(AT_ENGINE) == set(BY_NAME) - {"metadata"}  # which has its test below
+    assert accepted - rows == set(CASES) | ELSEWHERE - {"--help", "-h", "--mode", "-M"}
+    # What only the file shows has its tests below, in test_client_cli and in test_client_video.
+    of_the_file = {"metadata", "format", "quality", "lossless", "fps"}
+    assert set(AT_ENGINE) | set(OF_FILMS) == set(BY_NAME) - of_the_file
     assert set(KNOWN_FLAGS) <= accepted | set(REFUSED) | {"--help", "-h"}
     assert all(len(reason) > 10 for reason in REFUSED.values())
 

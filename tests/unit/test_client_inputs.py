@@ -358,6 +358,7 @@ def test_every_spelling_of_every_input_file_reaches_the_petition(client, name): 
         "mask": ("-i", "a.png"), "control_image": ("--control-net", "c"),
         "pm_id_images": ("--photo-maker", "p"),
         "pm_id_embed": ("--photo-maker", "p", "--pm-id-images-dir", "people"),
+        "end_image": ("-M", "vid_gen"), "control_frames": ("-M", "vid_gen"),
     }  # fmt: skip
     typed, data = ("people", png(2)) if parameter.spec.metavar == "DIR" else ("a.png", PICTURE)
     digest: Any = digest_of(data)

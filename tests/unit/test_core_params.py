@@ -9,7 +9,9 @@ import pytest
 from sdistrib import limits
 from sdistrib.errors import PetitionError
 from sdistrib.params import (
+    _FILM_FIELDS,
     _NEEDS,
+    _STILL_FIELDS,
     _UPSCALE_FIELDS,
     BY_NAME,
     HIRES_UPSCALERS,
@@ -54,9 +56,9 @@ def test_the_table_has_one_row_per_field_and_says_all_that_the_others_make_from_
         assert row.spec.flags[0].startswith("--")
         assert all(f.startswith("--") or len(f) == 2 for f in row.spec.flags)
         assert row.spec.help.endswith(".")
-        prefix = {"load": "ctx.", "draw": "img.", "finish": ""}[row.spec.stage]
-        # What is drawn, and from which picture, decides the call itself.
-        assert row.spec.engine.startswith(prefix) or row.name in ("mode", "canny")
+        prefixes = {"load": "ctx.", "draw": ("img.", "vid."), "finish": ""}[row.spec.stage]
+        # What is drawn, and from which picture, decides the call itself; fps is about the file.
+        assert row.spec.engine.startswith(prefixes) or row.name in ("mode", "canny", "fps")
         assert row.spec.negated == (row.default is True)
     assert BY_NAME["sampling_method"].choices[:2] == ("euler", "euler_a")
     assert BY_NAME["sampling_method"].default is None
@@ -227,7 +229,7 @@ def test_each_of_a_list_of_input_files_is_one(name):
 
 def test_pictures_at_n_and_n_plus_1():
     for name in _LISTED:
-        most = limits.REF_IMAGES_MAX
+        most = limits.CONTROL_FRAMES_MAX if name == "control_frames" else limits.REF_IMAGES_MAX
         assert len(_as_wire(name, [DIGEST] * most)) == most
         assert refusal(**{name: [DIGEST] * (most + 1)}).info.field == name
 
@@ -251,6 +253,7 @@ UPSCALE = {"mode": "upscale", "init_image": DIGEST, "upscale_model": "u"}
 OTHERS = {
     "skip_layers": (1,), "sigmas": (1.0,), "vae_tile_size": (1, 1), "ref_images": (DIGEST,),
     "vae_relative_tile_size": (0.5, 0.5), "pm_id_images": (DIGEST,), "scm_mask": "1",
+    "control_frames": (DIGEST,), "high_noise_skip_layers": (1,),
 }  # fmt: skip
 
 
@@ -274,6 +277,60 @@ def test_upscaling_needs_a_picture_and_an_upscaler_and_nothing_else():
             check(Params(**{**UPSCALE, name: ""}))  # type: ignore[arg-type]
         assert caught.value.info.field == name
         assert BY_NAME[name].spec.flags[-1] in caught.value.info.message
+
+
+#: What makes a petition one for a video.
+FILM = {"mode": "vid_gen", "format": "webp", "lossless": True}
+
+
+@pytest.mark.parametrize("name", sorted(_FILM_FIELDS))
+def test_what_a_video_alone_has_is_refused_for_a_picture_and_taken_for_a_video(name):
+    value = 0.15 if name == "high_noise_skip_layer_start" else _another(BY_NAME[name])
+    check(Params(prompt="a", model="m", **FILM, **{name: value}))
+    error = refusal(**{name: value})
+    assert (error.code, error.info.field) == ("invalid_params", name)
+    flag = BY_NAME[name].spec.flags[0]
+    assert error.info.message == f"{flag} has no meaning without -M vid_gen."
+
+
+@pytest.mark.parametrize("name", sorted(_STILL_FIELDS))
+def test_what_a_picture_alone_has_is_refused_for_a_video_and_taken_for_a_picture(name):
+    wishes = {**WHOLE, name: _another(BY_NAME[name])}
+    check(Params(prompt="a", model="m", **wishes))
+    with pytest.raises(PetitionError, match="no meaning with -M vid_gen") as caught:
+        check(Params(prompt="a", model="m", **{**wishes, **FILM}))
+    assert caught.value.code == "invalid_params"
+    assert caught.value.info.field in _STILL_FIELDS
+    alone = Params(prompt="a", model="m", **FILM, **{name: _another(BY_NAME[name])})
+    with pytest.raises(PetitionError) as caught:
+        check(alone)
+    assert caught.value.info.field == name
+
+
+@pytest.mark.parametrize(
+    "file", [{"format": "png", "lossless": False}, {"lossless": False}, {"format": "jpeg"}]
+)
+def test_a_video_travels_in_one_format_only(file):
+    check(Params(prompt="a", model="m", **FILM))
+    with pytest.raises(PetitionError, match="travels as lossless webp") as caught:
+        check(Params(prompt="a", model="m", **{**FILM, **file}))
+    assert caught.value.info.field == "format"
+
+
+def test_the_frames_of_a_video_have_so_many_pixels_together_and_no_more():
+    assert limits.VIDEO_PIXELS_MAX == 161 * 1280 * 720
+    film = {**FILM, "width": 1280, "height": 720}
+    check(Params(prompt="a", model="m", **film, video_frames=161))
+    with pytest.raises(PetitionError, match="162 frames of 1280x720 are more than") as caught:
+        check(Params(prompt="a", model="m", **film, video_frames=162))
+    assert (caught.value.code, caught.value.info.field) == ("too_large", "video_frames")
+
+
+def test_the_skipped_layers_of_the_high_noise_model_begin_before_they_end():
+    layers = {"high_noise_skip_layer_start": 0.3, "high_noise_skip_layer_end": 0.2}
+    with pytest.raises(PetitionError, match="--high-noise-skip-layer-start must not") as caught:
+        check(Params(prompt="a", model="m", **FILM, **layers))
+    assert caught.value.info.field == "high_noise_skip_layer_start"
 
 
 @pytest.mark.parametrize("row", PARAMETERS, ids=lambda r: r.name)
@@ -318,14 +375,12 @@ def test_an_input_file_at_n_and_n_plus_1_bytes():
 
 def test_a_petition_at_n_and_n_plus_1_input_files():
     most = limits.INPUTS_MAX
-    singles = len(INPUT_FIELDS) - len(_LISTED)
-    assert most == singles + len(_LISTED) * limits.REF_IMAGES_MAX
+    # No picture has as many: two lists and the files that stand alone.
+    assert most > len(INPUT_FIELDS) + 2 * limits.REF_IMAGES_MAX
     digests = [f"{number:064x}" for number in range(most + 1)]
-    fields: dict[str, Any] = {"control_net": "c", "photo_maker": "p"}
-    rest = iter(digests)
-    for name in INPUT_FIELDS:
-        many = [next(rest) for _ in range(limits.REF_IMAGES_MAX)] if name in _LISTED else None
-        fields[name] = many or next(rest)
+    first, last, *followed = digests[:most]
+    assert len(followed) == limits.CONTROL_FRAMES_MAX
+    fields = {**FILM, "init_image": first, "end_image": last, "control_frames": followed}
     files = [_file(digest) for digest in digests]
     assert decode_petition(ENCODER.encode({**plain(**fields), "inputs": files[:most]})).inputs
     with pytest.raises(PetitionError, match="inputs"):

@@ -75,6 +75,41 @@ def test_the_second_pass_of_highres_fix_is_counted_and_what_lies_between_is_not(
     assert told.phase == "sampling"
 
 
+def test_a_video_is_sampled_from_the_line_with_its_size_and_decoded_after() -> None:
+    told = story()
+    assert told.line(1, "stable-diffusion.cpp:3616 - IMG2VID") is None
+    assert told.line(1, "x.cpp:1 - encode_first_stage completed, taking 12 ms") is None
+    assert told.line(1, "x.cpp:1 - get_learned_condition completed, taking 0.50s") is None
+    assert told.phase == "encoding"
+    assert told.line(1, "x.cpp:3876 - generate_video 64x32x5") == Where("sampling")
+    assert told.line(0, "x.cpp:1 - sample 8x4x2") is None
+    assert told.step(0, 2, 1.0) == Where("sampling", 0, 2)
+    assert told.step(1, 2, 1.5) == Where("sampling", 1, 2, 0.5)
+    assert told.step(2, 2, 2.0) == Where("sampling", 2, 2, 0.5)
+    assert told.line(1, "x.cpp:1 - sampling completed, taking 1.00s") is None
+    line = "x.cpp:1 - generating latent video completed, taking 1.00s"
+    assert told.line(1, line) == Where("decoding")
+    assert told.line(0, TILE_LINE) is None
+    assert [told.step(n, 2, 2.2) for n in range(3)] == [None] * 3
+    assert told.line(1, "x.cpp:1 - decode_first_stage completed, taking 0.50s") is None
+    assert told.line(1, "x.cpp:1 - generate_video completed in 3.00s") is None
+    assert (told.phase, told.sampling_s) == ("decoding", 1.0)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_both_models_of_a_video_count_their_own_steps(steps: int) -> None:
+    told = story()
+    told.line(1, "x.cpp:1 - generate_video 64x32x5")
+    told.line(0, "x.cpp:1 - sample(high noise) 8x4x2")
+    assert told.step(0, 1, 1.0) == Where("sampling", 0, 1)
+    assert told.step(1, 1, 3.0) == Where("sampling", 1, 1, 2.0)
+    assert told.line(1, "x.cpp:1 - sampling(high noise) completed, taking 2.00s") is None
+    told.line(0, "x.cpp:1 - sample 8x4x2")
+    assert told.step(0, steps, 9.0) == Where("sampling", 0, steps)
+    assert told.step(1, steps, 10.0) == Where("sampling", 1, steps, 1.0)
+    assert told.sampling_s == 3.0, "both passes, and nothing between them"
+
+
 def test_a_long_block_of_something_else_is_a_sign_of_life_each_second() -> None:
     told = story()
     signs = [told.step(n, 100, n / 10) for n in range(31)]

@@ -37,7 +37,7 @@ TESTS = Path(__file__).parents[1]
 UNITS = {"KIB", "MIB", "GIB"}
 CODEC, RULES, PARAMS = "test_core_codec", "test_core_rules", "test_core_params"
 SOCKETS, WATCHDOGS, HERE = "test_core_transport", "test_worker_watchdogs", "test_limits"
-RELIEF = "test_manager_relief"
+RELIEF, FILMS = "test_manager_relief", "test_client_video"
 SHOWN, WATCHED = "test_manager_previews", "test_client_previews"
 REGISTRY = {
     "HEADER_BYTES_MAX": (CODEC, "test_a_header_at_n_and_n_plus_1"),
@@ -50,6 +50,13 @@ REGISTRY = {
         "test_frames_at_n_arrive_and_at_n_plus_1_cut_the_connection_only_of_their_sender",
     ),
     "FRAMES_MAX": (SOCKETS, "test_a_message_of_endless_frames_makes_no_endless_list"),
+    "VIDEO_FRAMES_MAX": (FILMS, "test_frames_at_n_and_n_plus_1"),
+    "VIDEO_PIXELS_MAX": (
+        PARAMS,
+        "test_the_frames_of_a_video_have_so_many_pixels_together_and_no_more",
+    ),
+    "CONTROL_FRAMES_MAX": (PARAMS, "test_a_petition_at_n_and_n_plus_1_input_files"),
+    "PIXEL_BYTES_MAX": ("test_frames", "test_pixels_at_n_and_n_plus_1_bytes"),
     "PICTURE_BYTES_MAX": (HERE, "test_a_picture_at_n_and_n_plus_1_bytes"),
     "CHUNK_CREDIT": (RULES, "test_a_sender_keeps_to_its_credit_and_ends_with_the_rest"),
     "CLIENT_RESULTS_IN_FLIGHT_MAX": (HERE, "test_a_clients_credit_at_n_and_n_plus_1_pictures"),

@@ -80,8 +80,8 @@ def test_a_picture_of_another_format_than_the_rest_gets_its_own_extension(tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".webm", ".AVI"])
-def test_other_formats_are_refused_by_name(suffix):
-    with pytest.raises(OutputError, match=f"{suffix} is not supported yet"):
+def test_formats_of_videos_are_refused_for_pictures_by_name(suffix):
+    with pytest.raises(OutputError, match=f"{suffix} is for videos, which -M vid_gen draws"):
         Outputs(f"out{suffix}", 1)
 
 

@@ -21,7 +21,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LEVEL = 1
 _STRATEGY = zlib.Z_RLE
 #: The longest side that a format can say; PNG's is beyond anything drawn.
-_SIDE_MAX = {"jpeg": 65_500, "webp": 16_383}
+SIDE_MAX = {"jpeg": 65_500, "webp": 16_383}
 #: What one segment of a JPEG file holds, after its length and its kind.
 _SEGMENT_BYTES_MAX = 65_533
 _XMP_BYTES_MAX = _SEGMENT_BYTES_MAX - len(b"http://ns.adobe.com/xap/1.0/\0")
@@ -57,7 +57,7 @@ def encode(
             f" {width * height * channels} with 1, 3 or 4 channels are expected."
         )
         raise EngineError(ErrorInfo(code="engine_error", message=message))
-    side_max = _SIDE_MAX.get(form.format, max(width, height))
+    side_max = SIDE_MAX.get(form.format, max(width, height))
     if max(width, height) > side_max:
         message = f"{width}x{height}: a {form.format} file has at most {side_max} pixels a side."
         raise EngineError(ErrorInfo(code="too_large", message=message, field="format"))

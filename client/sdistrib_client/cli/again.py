@@ -54,7 +54,8 @@ class Again(NamedTuple):
         typed = {row.name: given[row.name] for row in PARAMETERS if is_typed(variable(row))}
         typed |= prompts_of(values, typed_only=True)
         if is_said("output") or is_typed("format"):
-            typed |= format_wish(values)
+            mode = typed.get("mode", recipe.params.get("mode", ""))
+            typed |= format_wish(values, mode)
         typed = {name: value for name, value in typed.items() if recipe.params.get(name) != value}
         read = read_inputs(typed)
         params = {**recipe.params, **settle_file(recipe.params, read.params)}

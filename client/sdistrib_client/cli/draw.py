@@ -147,7 +147,7 @@ def _petition(values: Mapping[str, Any]) -> tuple[Petition, dict[str, InputSourc
         **urgency_of(values),
         **previews_of(values),
     }
-    params = {**params_of(values), **prompts_of(values), **format_wish(values)}
+    params = {**params_of(values), **prompts_of(values), **format_wish(values, values["mode"])}
     return prepare(params.pop("prompt") or "", {**params, **about})
 
 

@@ -23,14 +23,16 @@ def is_typed(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def format_wish(values: Mapping[str, Any]) -> dict[str, PictureFormat]:
+def format_wish(values: Mapping[str, Any], mode: str) -> dict[str, PictureFormat]:
     """The format as a parameter, when --format or the extension of -o says one.
+
+    A video has the one that it travels in, whatever `-o` makes of it.
 
     The variable of --format is a habit and gives way to an extension. A typed --format does not;
     whether both fit together is seen when the names of the files are made.
     """
-    if values["mode"] in ("vid_gen", IMG2VID) and not is_typed("format"):
-        return {}
+    if mode in ("vid_gen", IMG2VID) and not is_typed("format"):
+        return {"format": "webp"}
     meant = format_in(values["output"]) if is_said("output") and values["output"] != "-" else None
     wish = values["format"] if is_typed("format") or meant is None else meant
     return {} if wish is None else {"format": wish}

@@ -81,11 +81,12 @@ def retry(host: str, values: Values) -> int:
 
     def work(client: Client, display: Display) -> int:
         row, petition = client.look(values["petition_id"])
-        outputs = None
+        outputs, before = None, petition.params
+        if is_typed("output"):
+            changes.update(format_wish(values, changes.get("mode", before.mode)))
         if not values["detach"]:
-            format_ = changes.get("format", petition.params.format)
-            params = msgspec.structs.replace(petition.params, format=format_)
-            outputs = outputs_of(values, row.images, params)
+            said = {name: changes[name] for name in ("format", "mode", "fps") if name in changes}
+            outputs = outputs_of(values, row.images, msgspec.structs.replace(before, **said))
         drawing = client.retry(
             row.id,
             detach=values["detach"],
@@ -109,8 +110,6 @@ def _typed(values: Values) -> tuple[dict[str, Any], float | None]:
     flags = {"priority": "priority", "hedge": "no_hedge", "exact": "exact", "on_oom": "on_oom"}
     urgency = urgency_of(values)
     changes |= {name: urgency[name] for name, flag in flags.items() if is_typed(flag)}
-    if is_typed("output"):
-        changes |= format_wish(values)
     changes |= {name: value for name, value in previews_of(values).items() if is_typed(name)}
     return changes, values["timeout"] if is_typed("timeout") else None
 

@@ -160,7 +160,7 @@ class SdCpp:
         size = (request.params.width, request.params.height)
         upscaler = self._load_upscaler(request, filled, size)
         drawing = time.monotonic()
-        frames = self._generate_frames(filled)
+        frames = self._generate_frames(filled, request.preview)
         got = (frames[0].width, frames[0].height)
         try:
             for frame in frames:
@@ -389,8 +389,11 @@ class SdCpp:
         used = self._story.embeddings
         return [name for name, word in filled.words.items() if word in text and word not in used]
 
-    def _generate_frames(self, filled: Filled) -> list[Any]:
-        """The frames as `sd_image_t`s that the caller frees, at least one."""
+    def _generate_frames(self, filled: Filled, preview: PreviewWish | None) -> list[Any]:
+        """The frames as `sd_image_t`s that the caller frees, at least one.
+
+        A preview shows the first of them.
+        """
         self._resolve_sampler(filled.vid.sample_params)
         high_noise = filled.vid.high_noise_sample_params
         if high_noise.sample_method == capi.COUNTS["sample_method"]:
@@ -398,7 +401,11 @@ class SdCpp:
         self._dump("sd_vid_gen_params_t", capi.vid_gen_params_text(filled.vid))
         self._tell(self._story.enter("encoding"))
         count = ctypes.c_int()
-        images = api.generate_video(self._context, filled.vid, ctypes.byref(count))
+        self._previewing.begin(preview, self._story.preview_shown)
+        try:
+            images = api.generate_video(self._context, filled.vid, ctypes.byref(count))
+        finally:
+            self._previewing.begin(None)
         if not images or count.value < 1:
             raise self._refusal("The engine drew no video")
         frames = [api.sd_image_t.from_buffer_copy(images[i]) for i in range(count.value)]

@@ -4,8 +4,9 @@ Theory of operation. The engine has one progress channel, and everybody reports 
 counts tensors, LoRAs count tensors, the sampler counts steps, the VAE and the upscalers count
 tiles. The numbers alone do not tell which is meant; the log lines before them do. A block of
 reports begins with step 0. It is about tiles when "processing N tiles" was said just before, and
-about sampling when it follows "generating image" or, in highres fix, the line with its steps.
-Source of all lines: `generate_image` and `process_tiles_2d` of engine 0.4.7.
+about sampling when it follows "generating image" or, in highres fix, the line with its steps. A
+video begins with "generate_video" and its size; with a high-noise model it is sampled twice.
+Source of all lines: `generate_image`, `generate_video` and `process_tiles_2d` of engine 0.4.7.
 """
 
 import re
@@ -20,6 +21,8 @@ from sdistrib_worker.engine.death import says_out_of_memory
 #: "stable-diffusion.cpp:212  - ", which each line begins with.
 _PLACE = re.compile(r"^[\w.+-]+:\d+\s*- ")
 _TILES = re.compile(r"processing \d+ tiles")
+#: Said when the prompt of a video is encoded; "generate_video completed" is its end.
+_FILM = re.compile(r"generate_video \d+x\d+x\d+")
 #: The engine warns and draws on without the file; we do not.
 _UNREAD = re.compile(
     r"loading .* from '(?P<named>.*)' failed"
@@ -90,7 +93,7 @@ class Story:
         self.embeddings: set[str] = set()
         #: PhotoMaker is off until the next load.
         self.lost_photo_maker = False
-        #: Seconds of all sampling steps so far, of both passes of highres fix.
+        #: Seconds of all sampling steps so far, of both passes of highres fix or of a video.
         self.sampling_s = 0.0
         self._no_effect: dict[str, None] = {}
         self._lora_fits: dict[str, int] = {}
@@ -129,14 +132,16 @@ class Story:
     def _turn(self, said: str) -> Where | None:
         if _TILES.match(said):
             self._tiles_next = True
-        elif said.startswith("generating image: "):
+        elif said.startswith("generating image: ") or _FILM.match(said):
             self._sampling_next = True
             return self.enter("sampling")
+        elif said.startswith("sampling(high noise) completed"):
+            self._sampling_next = True
         elif said.startswith("hires fix: upscaling to"):
             return self.enter("upscaling")
         elif said.startswith("hires fix: ") and " steps, " in said:
             self._sampling_next = True
-        elif said.startswith("decoding "):
+        elif said.startswith(("decoding ", "generating latent video completed")):
             return self.enter("decoding")
         elif said.startswith("upscaling from ("):
             return self.enter("upscaling")
