@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+import msgspec
 
 from sdistrib.errors import EXIT_FAILED, EXIT_OK, SdistribError
 from sdistrib.params import PARAMETERS
@@ -82,8 +83,9 @@ def retry(host: str, values: Values) -> int:
         row, petition = client.look(values["petition_id"])
         outputs = None
         if not values["detach"]:
-            format_ = changes.get("format", petition.params.format)
-            outputs = outputs_of(values, row.images, format_)
+            named = {name: changes[name] for name in ("mode", "format", "fps") if name in changes}
+            params = msgspec.structs.replace(petition.params, **named)
+            outputs = outputs_of(values, row.images, params)
         drawing = client.retry(
             row.id,
             detach=values["detach"],
