@@ -114,7 +114,7 @@ SIDE_STEP = 8
 #: Width x height: Pillow's own decompression-bomb bound is of this order.
 PIXELS_MAX = 8192 * 4096
 #: Frames of one video: half a minute at 16 frames per second.
-FRAMES_MAX = 513
+VIDEO_FRAMES_MAX = 513
 #: Pixels of all frames of one video: 161 frames of 1280 x 720, and half a gigabyte on the way.
 VIDEO_PIXELS_MAX = 161 * 1280 * 720
 #: Bytes that an engine hands over for one image: the largest picture, or video, as pixels.

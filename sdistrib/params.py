@@ -210,7 +210,7 @@ class Params(
     hires_upscale_tile_size: Annotated[int, Meta(ge=1, le=4096), _draw("--hires-upscale-tile-size", "Tile size of a model upscaler in highres fix.", "hires.upscale_tile_size")] = 128
 
     # --- of videos ---
-    video_frames: Annotated[int, Meta(ge=1, le=limits.FRAMES_MAX), _film("--video-frames", "Frames of the video; Wan models make 4n + 1.", "video_frames")] = 1
+    video_frames: Annotated[int, Meta(ge=1, le=limits.VIDEO_FRAMES_MAX), _film("--video-frames", "Frames of the video; Wan models make 4n + 1.", "video_frames")] = 1
     fps: Annotated[int, Meta(ge=1, le=120), _film("--fps", "Frames per second of the video's file.", "")] = 16
     end_image: Annotated[_Input, _film("--end-img", "Picture that the video ends with.", "end_image", input=True, metavar="FILE")] = ""
     control_frames: Annotated[tuple[_InputListed, ...], Meta(max_length=limits.CONTROL_FRAMES_MAX), _film("--control-video", "Folder with the frames that the video follows, in the order of their names.", "control_frames", input=True, metavar="DIR")] = ()

@@ -79,12 +79,12 @@ def frames(data: bytes, fps: int) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data), formats=("WEBP",)) as film:
             shown_ms, given = 0.0, 0
-            for number in range(min(getattr(film, "n_frames", 1), limits.FRAMES_MAX)):
+            for number in range(min(getattr(film, "n_frames", 1), limits.VIDEO_FRAMES_MAX)):
                 film.seek(number)
                 film.load()
                 shown_ms += film.info.get("duration", 0) or 1000 / fps
                 picture = film.convert("RGB")
-                most = min(max(given + 1, round(shown_ms * fps / 1000)), limits.FRAMES_MAX)
+                most = min(max(given + 1, round(shown_ms * fps / 1000)), limits.VIDEO_FRAMES_MAX)
                 while given < most:
                     given += 1
                     yield picture

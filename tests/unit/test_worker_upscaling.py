@@ -66,17 +66,17 @@ def test_the_loaded_context_stays_and_is_told_as_before() -> None:
     assert (state.state, state.context) == ("drawing", loaded.context)
     rig.draw(draw.ticket, load_s=0.5)
     assert said(rig.effects, wire.EngineState)[-1] == loaded
-    assert rig.worker._making.drawing.loaded_key
+    assert rig.worker._making.drawing.loaded
 
 
 def test_an_upscaler_that_cannot_be_loaded_costs_the_context_nothing() -> None:
     rig = rig_with()
     rig.draw(rig.begin(attempt()))
-    before = rig.worker._making.drawing.loaded_key
+    before = rig.worker._making.drawing.loaded.kept()
     ticket = one(asked(grant(rig))).ticket
     no = child.Declined(ticket=ticket, code="engine_error", message="no", loading=True)
     assert said(rig.engine(no), wire.Failed)
-    assert rig.worker._making.drawing.loaded_key == before != ""
+    assert rig.worker._making.drawing.loaded.kept() == before != []
 
 
 def test_the_owners_bound_goes_to_the_child_that_knows_the_size() -> None:
