@@ -37,7 +37,10 @@ def id_start(text: str) -> str:
     """
     start = text.strip().lower()
     if not re.fullmatch(rf"[0-9a-f]{{1,{_DIGITS}}}", start):
-        message = f"{text[:80]!r} is no petition id: those are {_DIGITS} digits 0-9 and a-f."
+        message = (
+            f"{text[:80]!r} is no petition id, nor the beginning of one:"
+            f" those are {_DIGITS} digits 0-9 and a-f."
+        )
         raise PetitionError.of("invalid_params", message)
     return start
 

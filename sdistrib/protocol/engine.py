@@ -70,7 +70,7 @@ class Draw(EngineFrame, frozen=True, kw_only=True):
     threads: int = 0
     #: None wants no previews.
     preview: PreviewWish | None = None
-    #: Pixels that the worker's owner allows; 0 is no limit. An input picture's are known only to
+    #: Pixels that the worker's owner allows; 0 is no limit. An input file's are known only to
     #: the child.
     max_pixels: int = 0
     #: Size of all files that a load reads.

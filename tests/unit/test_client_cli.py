@@ -966,6 +966,7 @@ def test_lists_are_tables(client, verb, lines):
         ({"loaded": "n"}, ("12 s at 0.26 MP (+1)", "-")),
         ({"loaded": "other"}, ("4.2 s at 0.26 MP, m (+1)", "-")),
         ({"declared": wire.Declared(max_pixels=500_000)}, ("-", "0.50 MP")),
+        ({"declared": wire.Declared(max_pixels=4096)}, ("-", "0.004 MP")),
         ({"declared": wire.Declared(max_pixels=1_000_000)}, ("-", "1.00 MP")),
         ({"max_pixels_learned": 1_000_000}, ("-", "1.00 MP (memory)")),
     ],

@@ -22,14 +22,18 @@ ABORT_DUMP = [
 ]
 
 
-def test_faulthandlers_dump_is_cut_down_to_the_place_of_the_crash() -> None:
+def test_faulthandlers_dump_is_cut_down_to_the_place_of_the_crash_and_the_engine_speaks_last():
     assert tail(ABORT_DUMP) == (
-        "ggml.c:2201: GGML_ASSERT(x) failed",
         "Fatal Python error: Aborted",
         '  File "b.py", line 0 in mine',
         '  File "b.py", line 1 in mine',
         '  File "b.py", line 2 in mine',
+        "ggml.c:2201: GGML_ASSERT(x) failed",
     )
+    many = [f"line {n}" for n in range(limits.LOG_TAIL_LINES)]
+    full = tail([*many, *ABORT_DUMP])
+    assert len(full) == limits.LOG_TAIL_LINES
+    assert full[4:] == (*many[-(limits.LOG_TAIL_LINES - 5) :], ABORT_DUMP[0])
 
 
 @pytest.mark.parametrize("count", [limits.LOG_TAIL_LINES, limits.LOG_TAIL_LINES + 1])

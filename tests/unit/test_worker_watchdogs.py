@@ -90,6 +90,7 @@ def test_a_refused_device_ends_the_worker_at_once() -> None:
     info = ErrorInfo(code="unsupported", message="Asked for cuda0, but there is only a cpu.")
     made = rig.turn(events.EngineDied(info, was_ready=False, refused=True))
     assert of(made, fx.Stop) == [fx.Stop(2, info.message)]
+    assert not of(made, fx.Log)  # the loop prints the reason of a stop: said once
 
 
 def test_a_device_refused_later_is_waited_for() -> None:

@@ -201,7 +201,7 @@ class Options(NamedTuple):
     default=None,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Keep the clients' input pictures here, up to 2 GiB, those used last; several workers may"
+    help="Keep the clients' input files here, up to 2 GiB, those used last; several workers may"
     " share it.  [default: inputs in the user's cache folder]",
 )
 @click.option(

@@ -357,10 +357,11 @@ class Making:
             self.fail(attempt, event.info, started=counts)
         if cancelled:
             return
-        self._turn.log("error", event.info.message)
         if self.drawing.facts is None and event.refused:
             self._turn.effects.append(Stop(EXIT_USAGE, event.info.message))
-        elif self.drawing.facts is None and self.drawing.deaths >= START_TRIES:
+            return
+        self._turn.log("error", event.info.message)
+        if self.drawing.facts is None and self.drawing.deaths >= START_TRIES:
             self._turn.effects.append(Stop(EXIT_FAILED, _hopeless(event.info)))
         elif not event.was_ready:
             # Nobody knows whether another child will start; others may draw these meanwhile. They

@@ -129,7 +129,8 @@ def _most(worker: wire.WorkerFacts) -> str:
 
 
 def _megapixels(pixels: int) -> str:
-    return f"{pixels / 1e6:.2f} MP"
+    millions = pixels / 1e6
+    return f"{millions:.2f} MP" if millions >= 0.01 else f"{millions:.1g} MP"
 
 
 def show_queue(answer: wire.Answer, *, as_json: bool) -> None:

@@ -42,7 +42,7 @@ class Number(_Type):
         """What may stand here, in words."""
         words = ["a whole number" if self._kind is int else "a number"]
         if self._low is not None:
-            words.append(f"from {self._low:g}" if self._low < 1e9 else f"from {self._low}")
+            words.append(f"from {self._low:g}" if abs(self._low) < 1e6 else f"from {self._low}")
         if self._above is not None:
             words.append(f"above {self._above:g}")
         if self._high is not None:

@@ -36,14 +36,19 @@ def says_out_of_memory(lines: Iterable[str]) -> bool:
 
 
 def tail(lines: Iterable[str]) -> tuple[str, ...]:
-    """The last `limits.LOG_TAIL_LINES` lines, with faulthandler's dump of all threads cut down."""
-    kept: list[str] = []
+    """The last `limits.LOG_TAIL_LINES` lines that say something.
+
+    Of faulthandler's dump a few lines are kept, and stand before the others: whoever is shown only
+    the end is to see the engine's own last words (its failed assertion), not our stack.
+    """
+    words: list[str] = []
+    dump: list[str] = []
     in_dump = False
     room = 0
     for line in lines:
         text = line.rstrip()
         if text.startswith("Fatal Python error"):
-            in_dump = True
+            in_dump, room = True, 0
         elif in_dump and text.startswith(("Current thread", "Stack (most", "Thread 0x")):
             room = 0 if text.startswith("Thread") else _STACK_LINES_KEPT
             continue
@@ -54,8 +59,10 @@ def tail(lines: Iterable[str]) -> tuple[str, ...]:
         elif in_dump and text.lstrip().startswith(("<no Python frame>", "Extension modules:")):
             continue
         if text.strip():
-            kept.append(text[: limits.TEXT_CHARS_MAX])
-    return tuple(kept[-limits.LOG_TAIL_LINES :])
+            is_dump = in_dump and text.startswith(("Fatal Python error", "  File "))
+            (dump if is_dump else words).append(text[: limits.TEXT_CHARS_MAX])
+    dump = dump[: _STACK_LINES_KEPT + 1]
+    return (*dump, *words[-(limits.LOG_TAIL_LINES - len(dump)) :])
 
 
 def signal_name(status: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sdistrib import limits
 from sdistrib.errors import PetitionError
-from sdistrib.protocol.engine import Draw
+from sdistrib.protocol.engine import Draw, PreviewWish
 from sdistrib.protocol.messages import EngineFacts
 from sdistrib_worker.engine import capi, device
 from sdistrib_worker.engine.base import Painting, RefusalError, Reporter
