@@ -7,7 +7,7 @@ from sdistrib.models import ModelFile
 from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode, encode_inventory
 from sdistrib_manager import effects as fx
-from sdistrib_manager.events import Malformed
+from sdistrib_manager.events import Malformed, PeerGone
 from tests.support.farm import ENGINE, MODEL, Client, Farm, Peer, Worker, petition_id
 
 
@@ -200,3 +200,9 @@ def _fact(client: Client, name: str) -> wire.WorkerFacts:
 
 def _some_attempt() -> wire.Attempt:
     return wire.Attempt(petition_id(1), 0, 1)
+
+
+def test_a_connection_that_nobody_knows_may_be_gone():
+    farm = Farm()
+    assert farm.happen(PeerGone("client", b"\0gone")) == []
+    assert farm.happen(PeerGone("worker", b"\0gone")) == []
