@@ -21,17 +21,24 @@ LARGE_WORDS = ("-W", str(SIDE), "-H", str(SIDE), "--steps", "1", "--cfg-scale", 
 SPARE_BYTES = 200 * 2**20
 
 
-def _warm_and_confined(farm: Cluster, models: Path, tmp_path: Path, name: str) -> None:
-    """A worker whose engine has its model loaded and no more room than that."""
+def _warm_and_confined(
+    farm: Cluster,
+    models: Path,
+    tmp_path: Path,
+    name: str,
+    *words: str,
+    spare_bytes: int = SPARE_BYTES,
+) -> None:
+    """A worker whose engine has its model loaded (with `words`) and no more room than that."""
     worker = farm.worker(models, "--name", name, "--threads", "1")
     first = farm.draw(
         "-m", "tiny", "-p", "x", "-W", "64", "-H", "64", "--steps", "1", "--cfg-scale", "1",
-        "-o", str(tmp_path / f"first-{name}.png"),
+        *words, "-o", str(tmp_path / f"first-{name}.png"),
     )  # fmt: skip
     assert first.ends() == 0, first.errors
     (engine,) = _children(worker.pid)
     pages = int(Path(f"/proc/{engine}/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + SPARE_BYTES
+    most = pages * resource.getpagesize() + spare_bytes
     resource.prlimit(engine, resource.RLIMIT_AS, (most, most))
 
 
