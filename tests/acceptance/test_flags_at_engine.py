@@ -538,6 +538,10 @@ def test_seen_at_the_engine(name: str, drawn: Any, probe: EngineChild, models_di
     loads = BY_NAME[name].spec.stage != "draw"
     before = drawn("before" if loads else "", json.dumps(case.beside), json.dumps(files))
     assert isinstance(before.end, Picture), before.end
+    if any(path.startswith("new_upscaler_ctx.") for path in case.seen):
+        # The one that the case before has left would serve, and none be loaded: leave another.
+        other = {**UPSCALE, "upscale_tile_size": 64}
+        _draw(probe, models_dir, "", other, {"upscale_model": ESRGAN})
     with_it = _draw(probe, models_dir, name if loads else "", case.beside | case.wishes, case.files)
     assert isinstance(with_it.end, Picture), with_it.end
 

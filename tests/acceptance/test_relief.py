@@ -14,24 +14,32 @@ from tests.support.cluster import Cluster, cluster, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.process, pytest.mark.timeout(240)]
 
-SIDE = 512
+#: Four tiles, and few enough pixels for a busy machine.
+SIDE = 384
 LARGE = {"width": SIDE, "height": SIDE, "steps": 1, "cfg_scale": 1}
 LARGE_WORDS = ("-W", str(SIDE), "-H", str(SIDE), "--steps", "1", "--cfg-scale", "1")
-#: Room for 512 x 512 pixels decoded in tiles, and not at once.
-SPARE_BYTES = 200 * 2**20
+#: Room for so many pixels decoded in tiles (104 MiB), and not at once (234 MiB).
+SPARE_BYTES = 170 * 2**20
 
 
-def _warm_and_confined(farm: Cluster, models: Path, tmp_path: Path, name: str) -> None:
-    """A worker whose engine has its model loaded and no more room than that."""
+def _warm_and_confined(
+    farm: Cluster,
+    models: Path,
+    tmp_path: Path,
+    name: str,
+    *words: str,
+    spare_bytes: int = SPARE_BYTES,
+) -> None:
+    """A worker whose engine has its model loaded (with `words`) and no more room than that."""
     worker = farm.worker(models, "--name", name, "--threads", "1")
     first = farm.draw(
         "-m", "tiny", "-p", "x", "-W", "64", "-H", "64", "--steps", "1", "--cfg-scale", "1",
-        "-o", str(tmp_path / f"first-{name}.png"),
+        *words, "-o", str(tmp_path / f"first-{name}.png"),
     )  # fmt: skip
     assert first.ends() == 0, first.errors
     (engine,) = _children(worker.pid)
     pages = int(Path(f"/proc/{engine}/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + SPARE_BYTES
+    most = pages * resource.getpagesize() + spare_bytes
     resource.prlimit(engine, resource.RLIMIT_AS, (most, most))
 
 

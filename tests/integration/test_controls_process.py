@@ -139,11 +139,14 @@ def test_copies_are_the_very_files_that_the_client_gets(farm):
         assert client.ends() == 0, client.errors
     wanted = [(farm.folder / f"out_{index}.png").read_bytes() for index in (0, 1)]
     names = ["tiny-0.png", "tiny-1.png", "tiny-0-1.png", "tiny-1-1.png"]
-    wait_for(lambda: len(list(own.rglob("*.png"))) == 4, "four copies")
-    kept = [(own / "left" / name).read_bytes() for name in names]
-    # Each petition's files name it, so those of the second are others.
-    assert kept[2:] == wanted
-    assert kept[:2] != wanted
+    # A wish that is drawn a second time is the same file, and its copy gets a name of its own.
+    wait_for(
+        lambda: (
+            {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*.png")}
+            == {f"left/{name}": data for name, data in zip(names, wanted * 2, strict=True)}
+        ),
+        "four copies, whole",
+    )
     farm.does("purge", "--all", "--yes")
     assert len(list(own.rglob("*.png"))) == 4
 

@@ -10,7 +10,9 @@ import pytest
 
 from sdistrib.errors import EXIT_OK, EXIT_USAGE
 from tests.support.cluster import Process, cluster, wait_for
+from tests.support.input_files import digest_of
 from tests.support.scripted_farm import Farm, drawn
+from tests.support.scripted_manager import png
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -83,6 +85,25 @@ def test_each_device_is_a_worker_and_one_that_is_killed_comes_back(farm):
     assert guardian.ends() == EXIT_OK
     states = [json.loads(line) for line in farm.does("workers", "--json").splitlines()]
     assert {row["state"] for row in states} <= {"away"}
+
+
+def test_the_workers_of_a_box_share_one_cache_of_input_files(farm):
+    cache, given = farm.folder / "inputs", farm.folder / "in.png"
+    given.write_bytes(png(1, 3_000_000))
+    guardian = box(farm, "--cache", str(cache))
+    client = farm.wish(16, "out.png", "-i", str(given))
+    wait_for(lambda: drawn(client, "box-cuda0") and drawn(client, "box-cuda1"), "both to draw")
+    # What one of them holds, the death of the other takes from nobody.
+    os.kill(worker_on(guardian, "cuda0"), signal.SIGKILL)
+    assert client.ends() == 0, client.errors
+    assert sorted(drawn(client)) == list(range(16))
+    wait_for(lambda: farm.manager.errors.count("worker box-cuda0 joins") == 2, "it to come back")
+    assert (cache / digest_of(given.read_bytes())).read_bytes() == given.read_bytes()
+    again = farm.wish(4, "again.png", "-i", str(given), "-p", "a lake")
+    assert again.ends() == 0, again.errors
+    assert [path.name for path in cache.iterdir()] == [digest_of(given.read_bytes())]
+    farm.does("purge", "--all", "--yes")
+    wait_for(lambda: not list(cache.iterdir()), "both to forget it")
 
 
 def test_a_second_signal_leaves_at_once(farm):
