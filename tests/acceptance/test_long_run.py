@@ -1,7 +1,7 @@
 """A worker that draws on and on, and changes its context again and again: nothing grows.
 
-Resident memory is coarse: the allocator keeps holes. One lost picture of each image shows in it
-after a thousand; among a hundred, `test_crash_guard` counts the bytes in use on the child's heap.
+Resident memory is coarse: the allocator keeps holes, and one lost picture of each image shows in it
+after a thousand. So both processes also count the bytes in use on their heaps, to the byte.
 """
 
 import statistics
@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.cluster import Cluster, Process, cluster, wait_for
 from tests.support.engines import outcome, request, running
+from tests.support.heap import noted
 from tests.support.processes import children, descriptors, resident_bytes
 
 pytestmark = [
@@ -72,7 +73,7 @@ def _drawn(worker: Process) -> int:
 
 
 def _flat(samples: list[Sample], images: int) -> None:
-    """The last third is no larger than the one behind the warm-up."""
+    """Resident memory of the last third is as that behind the warm-up, descriptors too."""
     third = len(samples) // 3
     assert third >= images // 6, "too few pictures were seen one by one"
     before, after = (
@@ -87,6 +88,15 @@ def _flat(samples: list[Sample], images: int) -> None:
     assert max(one.pictures for one in samples) <= 3
 
 
+def _heap_flat(heap: list[int], images: int) -> None:
+    """Not even half a picture is kept of each image, nor as much of anything else."""
+    assert len(heap) == images
+    fifth = images // 5
+    grown = statistics.median(heap[-fifth:]) - statistics.median(heap[fifth : 2 * fifth])
+    # Three fifths of all images lie between the middles of these two.
+    assert grown < 0.6 * images * PICTURE_BYTES / 2, f"{grown} bytes more"
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "images", [100, pytest.param(1000, marks=pytest.mark.slow)]
@@ -94,7 +104,11 @@ def _flat(samples: list[Sample], images: int) -> None:
 def test_images_leave_neither_memory_nor_descriptors_behind(
     images: int, farm: Cluster, models_dir: Path, tmp_path: Path
 ) -> None:
-    worker = farm.worker(models_dir, "--threads", "1")
+    log = tmp_path / "heaps"
+    exact = {"PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1", "SDISTRIB_HEAP_LOG": str(log)}
+    command = ("tests.support.heap_worker", farm.workers_at, str(models_dir), "--threads", "1")
+    worker = farm.start(*command, env=exact)
+    farm.manager.says(" joins: ")
     small = ("-W", str(SIDE), "-H", str(SIDE), "--steps", "1", "--cfg-scale", "1")
     client = farm.client(
         "-m", "tiny", "-p", "a lamp", *small, "-b", str(images),
@@ -105,6 +119,8 @@ def test_images_leave_neither_memory_nor_descriptors_behind(
     assert len(list(tmp_path.glob("*.png"))) == images
     for part in zip(*samples, strict=True):
         _flat(list(part), images)
+    for who in ("worker", "engine"):
+        _heap_flat(noted(who, log), images)
 
 
 #: Models in turn, and how many are kept: each image needs a load.
