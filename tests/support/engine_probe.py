@@ -19,7 +19,7 @@ from typing import Any
 from sdistrib_worker.engine import __main__ as program
 from sdistrib_worker.engine import sdcpp
 from sdistrib_worker.engine.capi import api
-from tests.support.heap import heap_bytes, note
+from tests.support.heap import Notes, heap_bytes
 
 
 def plain(struct: Any) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def _wrap(name: str, describe: Any, blind: bool = False) -> None:
 
 
 def _wrap_heap(path: str) -> None:
-    original = api.generate_image
+    original, notes = api.generate_image, Notes("engine", path)
 
     def witness(*arguments: Any) -> Any:
-        note("engine", path)
+        notes.note()
         return original(*arguments)
 
     api.generate_image = witness

@@ -6,7 +6,11 @@ the heap's books do not know.
 
 import ctypes
 import gc
+import itertools
 from pathlib import Path
+
+#: Every so many calls of `Notes.note` one is noted: collecting garbage takes as long as a picture.
+EVERY = 5
 
 
 class _Mallinfo(ctypes.Structure):
@@ -31,11 +35,18 @@ def heap_bytes() -> int:
     return int(info.uordblks + info.hblkhd)
 
 
-def note(who: str, path: str) -> None:
-    """Append a line for this moment."""
-    line = f"{who} {heap_bytes()}\n"
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(line)
+class Notes:
+    """Lines in a file, which stays open: a descriptor that comes and goes would be counted."""
+
+    def __init__(self, who: str, path: str) -> None:
+        self._who = who
+        self._file = Path(path).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._calls = itertools.count(1)
+
+    def note(self) -> None:
+        """Append a line for this moment, or let it pass."""
+        if next(self._calls) % EVERY == 0:
+            self._file.write(f"{self._who} {heap_bytes()}\n")
 
 
 def noted(who: str, path: Path) -> list[int]:

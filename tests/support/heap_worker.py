@@ -1,7 +1,7 @@
 """A real worker whose two processes note their heaps: `python -m tests.support.heap_worker …`.
 
-The file `SDISTRIB_HEAP_LOG` gets a line of the worker for each picture that was drawn, and one of
-its engine child for each that begins; see `heap`.
+The file `SDISTRIB_HEAP_LOG` gets lines of the worker behind pictures that were drawn, and of its
+engine child before such that begin; see `heap`.
 """
 
 import logging
@@ -11,15 +11,19 @@ import sys
 from sdistrib_worker import cli
 from sdistrib_worker.flags import Programs
 from sdistrib_worker.supervisor import FD
-from tests.support.heap import note
+from tests.support.heap import Notes
 
 LOG = os.environ["SDISTRIB_HEAP_LOG"]
 
 
 class _Noter(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self._notes = Notes("worker", LOG)
+
     def emit(self, record: logging.LogRecord) -> None:
         if ": drawn in " in record.getMessage():
-            note("worker", LOG)
+            self._notes.note()
 
 
 def _engine(device: str) -> tuple[str, ...]:
