@@ -200,6 +200,10 @@ def encode_frame(frame: EngineFrame) -> bytes:
     return _ENCODER.encode([type(frame).__name__, frame])
 
 
+#: What one read of the stream brings.
+_BUFFER_BYTES = 64 * limits.KIB
+
+
 class FrameReader:
     """Cuts a byte stream into typed frames."""
 
@@ -208,6 +212,9 @@ class FrameReader:
         self._fed = self._framed = 0
         most = limits.ENGINE_FRAME_BYTES_MAX
         self._unpacker = msgpack.Unpacker(
+            # Its buffer at first, used from end to end before it begins anew. The default of 1 MiB
+            # becomes resident page by page, and looks like a leak for the first few hundred images.
+            read_size=_BUFFER_BYTES,
             max_buffer_size=2 * most,
             max_str_len=most,
             max_bin_len=most,

@@ -1,8 +1,4 @@
-"""Honest but unreliable peers of a manager's machine, on wires that lag, break and lose.
-
-What the manager sends waits in the peer's inbox until the peer reads; what a peer says on a wire
-that is broken is lost, whether the peer knows it or not.
-"""
+"""Honest but unreliable peers of a manager's machine, on the wires of `net`."""
 
 import hashlib
 from collections import deque
@@ -11,175 +7,13 @@ from typing import Any
 from sdistrib import limits
 from sdistrib.errors import ErrorInfo
 from sdistrib.models import ModelFile
+from sdistrib.petitions import InputFile
 from sdistrib.protocol import messages as wire
-from sdistrib.protocol.codec import encode_inventory, encode_petition
+from sdistrib.protocol.codec import decode_petition, encode_inventory, encode_petition
 from sdistrib.transfer import Incoming, Outgoing
-from sdistrib_manager import effects as fx
-from sdistrib_manager.events import (
-    BlobFailed,
-    BlobStored,
-    Event,
-    MessageArrived,
-    PeerFull,
-    PeerGone,
-    TurnEnded,
-)
-from sdistrib_manager.invariants import check_invariants
-from sdistrib_manager.machine import Manager
-from sdistrib_manager.rows import ImageRow
-from sdistrib_manager.state import Settings
+from tests.property.net import Net, Peer
 from tests.support.farm import ENGINE, petition
-
-
-class Line:
-    """One connection as the manager knows it."""
-
-    def __init__(self, port: str, route: bytes) -> None:
-        self.port = port
-        self.route = route
-        self.open = True
-        self.full = False
-        self.inbox: deque[tuple[wire.Message, bytes]] = deque()
-
-
-class Net:
-    """The machine, its clock, its blobs and its wires."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.now = 1000.0
-        self.manager = Manager(Settings("sdistrib test", **settings), self.now)
-        self.lines: dict[bytes, Line] = {}
-        self.blobs: dict[str, bytes] = {}
-        #: "now", "later" or "fails".
-        self.disk = "now"
-        self.unstored: list[fx.PutBlob] = []
-        self.pending: deque[Event] = deque()
-        #: Digests of the images that were recorded, and of those that clients got.
-        self.recorded: dict[tuple[str, int], str] = {}
-        self.delivered: dict[tuple[str, int], str] = {}
-        #: The end of each image.
-        self.ends: dict[tuple[str, int], str] = {}
-
-    def dial(self, port: str) -> Line:
-        route = b"\0" + (len(self.lines) + 1).to_bytes(4, "big")
-        self.lines[route] = Line(port, route)
-        return self.lines[route]
-
-    def event(self, event: Event) -> None:
-        """One event; its effects are carried out as the loop does."""
-        for effect in self.manager.handle(event, self.now):
-            self._carry_out(effect)
-        check_invariants(self.manager)
-
-    def turn(self, after_s: float = 0.0) -> None:
-        self.now += after_s
-        while self.pending:
-            self.event(self.pending.popleft())
-        self.event(TurnEnded())
-
-    def _carry_out(self, effect: fx.Effect) -> None:
-        match effect:
-            case fx.Send(_, route, message, body):
-                self._send(route, message, bytes(body or b""))
-            case fx.SendPicture():
-                piece = self.blobs[effect.digest][effect.start : effect.end]
-                self._send(effect.route, effect.message, piece)
-            case fx.PutBlob():
-                self.unstored.append(effect)
-                if self.disk != "later":
-                    self.flush()
-            case fx.DropBlob(digest):
-                self.blobs.pop(digest, None)
-            case fx.Keep(row=ImageRow() as row):
-                self._keep(row)
-            case _:
-                pass
-
-    def _send(self, route: bytes, message: wire.Message, body: bytes) -> None:
-        line = self.lines[route]
-        if not line.open:
-            self.pending.append(PeerGone(line.port, route))  # type: ignore[arg-type]
-        elif line.full:
-            self.pending.append(PeerFull(line.port, route))  # type: ignore[arg-type]
-        else:
-            line.inbox.append((message, body))
-
-    def flush(self) -> None:
-        """The disk answers."""
-        puts, self.unstored = self.unstored, []
-        for put in puts:
-            if self.disk == "fails":
-                self.pending.append(BlobFailed(put.digest, "no space left"))
-            else:
-                self.blobs[put.digest] = b"".join(put.parts)
-                self.pending.append(BlobStored(put.digest))
-
-    def _keep(self, keep: ImageRow) -> None:
-        key = (keep.id, keep.index)
-        # An image that has ended is kept again when its picture was seen, and never otherwise.
-        ended = self.ends.get(key, keep.state)
-        assert ended == keep.state, f"{key} was {ended} and is now {keep.state}"
-        if keep.state in ("done", "failed", "cancelled"):
-            self.ends[key] = keep.state
-        if keep.result is not None and keep.kept:
-            assert self.recorded.setdefault(key, keep.result.digest) == keep.result.digest
-            assert keep.result.digest in self.blobs, "recorded before it was kept"
-
-
-class Peer:
-    """One end of a line, which can be replaced by a new one."""
-
-    port = "client"
-
-    def __init__(self, net: Net) -> None:
-        self.net = net
-        self.line = net.dial(self.port)
-        #: Says no beats and reads nothing.
-        self.silent = False
-        #: Reads only when told to.
-        self.lags = False
-        self.welcome = False
-
-    def says(self, message: wire.Message, body: bytes = b"") -> None:
-        if self.line.open:
-            self.net.event(MessageArrived(self.port, self.line.route, message, body))  # type: ignore[arg-type]
-
-    def redials(self) -> None:
-        """The old connection is gone, a new one stands."""
-        self.line.open = False
-        self.line = self.net.dial(self.port)
-        self.loses_session()
-        self.hello()
-
-    def loses_session(self) -> None:
-        self.welcome = False
-
-    def hello(self) -> None:
-        raise NotImplementedError
-
-    def reads(self, most: int = 1000) -> None:
-        """Take up to `most` messages, oldest first."""
-        while self.line.inbox and most:
-            most -= 1
-            message, body = self.line.inbox.popleft()
-            if isinstance(message, wire.Identify):
-                self.loses_session()
-                self.hello()
-            elif isinstance(message, wire.Welcome):
-                self.welcome = True
-                self.begins()
-            else:
-                assert not isinstance(message, wire.Fault), message
-                self.understands(message, body)
-
-    def begins(self) -> None:
-        raise NotImplementedError
-
-    def goes_on(self) -> None:
-        raise NotImplementedError
-
-    def understands(self, message: wire.Message, body: bytes) -> None:
-        raise NotImplementedError
+from tests.support.input_files import digest_of, with_files
 
 
 class Client(Peer):
@@ -195,6 +29,12 @@ class Client(Peer):
         self.pictures: dict[tuple[str, int], str] = {}
         self.arriving: dict[str, tuple[wire.Result, Incoming]] = {}
         self.unseen: list[tuple[str, int]] = []
+        #: Input files by digest, those on their way, and from where on they are wanted.
+        self.files: dict[str, bytes] = {}
+        self.uploads: dict[str, Outgoing] = {}
+        self.have: dict[str, int] = {}
+        #: Previews that wait to be acknowledged, by petition.
+        self.shown: dict[str, wire.Attempt] = {}
         self.hello()
 
     def hello(self) -> None:
@@ -203,15 +43,20 @@ class Client(Peer):
     def loses_session(self) -> None:
         super().loses_session()
         self.arriving.clear()
+        self.uploads.clear()
+        self.have.clear()
+        self.shown.clear()
 
     def begins(self) -> None:
         for pid, body in self.bodies.items():
             if pid not in self.finished and pid not in self.refused:
-                self.says(wire.Submit(id=pid), body)
+                self.says(wire.Submit(id=pid, previews=True), body)
 
-    def submits(self, pid: str, **about: Any) -> None:
-        self.bodies[pid] = encode_petition(petition(**about))
-        self.says(wire.Submit(id=pid), self.bodies[pid])
+    def submits(self, pid: str, *files: bytes, **about: Any) -> None:
+        self.files |= {digest_of(data): data for data in files}
+        wanted = petition(**about)
+        self.bodies[pid] = encode_petition(with_files(wanted, *files) if files else wanted)
+        self.says(wire.Submit(id=pid, previews=True), self.bodies[pid])
 
     def understands(self, message: wire.Message, body: bytes) -> None:
         match message:
@@ -223,10 +68,38 @@ class Client(Peer):
                 self._result(message, body)
             case wire.Chunk():
                 self._chunk(message, body)
+            case wire.Need():
+                self._need(message)
+            case wire.ChunkSeen():
+                self._piece_seen(message)
             case wire.Progress():
                 self.says(wire.ProgressSeen(id=message.id))
+            case wire.Preview(attempt=attempt):
+                assert attempt.id not in self.shown, "a second preview before the first was seen"
+                self.shown[attempt.id] = attempt
             case wire.Finished():
                 self._finished(message)
+
+    def _need(self, need: wire.Need) -> None:
+        for digest in need.digests:
+            pieces = self.uploads[digest] = Outgoing(len(self.files[digest]))
+            pieces.resume(self.have.pop(digest, 0))
+            self._upload(digest)
+
+    def _piece_seen(self, seen: wire.ChunkSeen) -> None:
+        if seen.digest in self.uploads:
+            self.uploads[seen.digest].seen(seen.offset)
+            self._upload(seen.digest)
+        else:
+            self.have[seen.digest] = seen.offset
+
+    def _upload(self, digest: str) -> None:
+        data, pieces = self.files[digest], self.uploads[digest]
+        for piece in pieces.ready():
+            chunk = wire.Chunk(digest=digest, offset=piece.offset)
+            self.says(chunk, data[piece.offset : piece.end])
+        if pieces.acknowledged == len(data):
+            del self.uploads[digest]
 
     def _result(self, result: wire.Result, body: bytes) -> None:
         incoming = Incoming(result.digest, result.size_bytes)
@@ -265,6 +138,9 @@ class Client(Peer):
         unseen, self.unseen = self.unseen, []
         for pid, index in unseen:
             self.says(wire.ResultSeen(id=pid, index=index))
+        shown, self.shown = self.shown, {}
+        for attempt in shown.values():
+            self.says(wire.PreviewSeen(attempt=attempt))
 
     def cancels_one(self, pid: str) -> None:
         self.cancels.add(pid)
@@ -285,6 +161,10 @@ class Worker(Peer):
         self.running: wire.Attempt | None = None
         self.held: dict[wire.Attempt, tuple[wire.Result, bytes]] = {}
         self.sending: dict[str, Outgoing] = {}
+        #: Input files that an attempt names, those on their way, and the whole ones.
+        self.named: dict[wire.Attempt, tuple[InputFile, ...]] = {}
+        self.fetches: dict[str, Incoming] = {}
+        self.inputs: set[str] = set()
         self.hello()
 
     def hello(self) -> None:
@@ -298,6 +178,7 @@ class Worker(Peer):
     def loses_session(self) -> None:
         super().loses_session()
         self.queue.clear()
+        self.fetches.clear()
 
     def begins(self) -> None:
         self.sending.clear()
@@ -308,19 +189,32 @@ class Worker(Peer):
         match message:
             case wire.Grant():
                 self.queue.extend(message.attempts)
+                files = decode_petition(body).inputs
+                self.named |= dict.fromkeys(message.attempts, files)
             case wire.Revoke(attempt=attempt):
-                unbegun = attempt in self.queue
-                if unbegun:
-                    self.queue.remove(attempt)
-                self.says((wire.Revoked if unbegun else wire.TooLate)(attempt=attempt))
+                self._revoke(attempt)
             case wire.Abandon(attempt=attempt):
                 self._forget(attempt)
             case wire.ResultRecorded(attempt=attempt) | wire.ResultRefused(attempt=attempt):
                 self._forget(attempt)
-            case wire.ChunkSeen(digest=digest, offset=offset):
-                if digest in self.sending:
-                    self.sending[digest].seen(offset)
-                    self._send_pieces(digest)
+            case wire.Chunk():
+                self._input(message, body)
+            case wire.Forget(digests=digests):
+                self._forget_inputs(digests)
+            case wire.ChunkSeen(digest=digest, offset=offset) if digest in self.sending:
+                self.sending[digest].seen(offset)
+                self._send_pieces(digest)
+
+    def _revoke(self, attempt: wire.Attempt) -> None:
+        unbegun = attempt in self.queue
+        if unbegun:
+            self.queue.remove(attempt)
+        self.says((wire.Revoked if unbegun else wire.TooLate)(attempt=attempt))
+
+    def _forget_inputs(self, digests: tuple[str, ...]) -> None:
+        self.inputs -= set(digests)
+        for digest in digests:
+            self.fetches.pop(digest, None)
 
     def _forget(self, attempt: wire.Attempt) -> None:
         if attempt in self.queue:
@@ -330,14 +224,36 @@ class Worker(Peer):
         if attempt in self.held:
             self.sending.pop(self.held.pop(attempt)[0].digest, None)
 
+    def _input(self, chunk: wire.Chunk, body: bytes) -> None:
+        incoming = self.fetches.get(chunk.digest)
+        if incoming is None or chunk.offset != incoming.received:
+            return
+        if incoming.take(chunk.offset, body):
+            del self.fetches[chunk.digest]
+            self.inputs.add(chunk.digest)
+        self.says(wire.ChunkSeen(digest=chunk.digest, offset=incoming.received))
+
     def goes_on(self) -> None:
-        if self.queue and self.running is None:
+        """Begin the next image, or fetch what it needs."""
+        if not self.queue or self.running is not None:
+            return
+        absent = [file for file in self.named[self.queue[0]] if file.digest not in self.inputs]
+        for file in absent:
+            if file.digest not in self.fetches and self.welcome:
+                self.fetches[file.digest] = Incoming(file.digest, file.size_bytes)
+                self.says(wire.Fetch(digest=file.digest))
+        if not absent:
             self.running = self.queue.popleft()
             self.says(wire.Started(attempt=self.running))
 
     def makes(self, step: int) -> None:
-        """A step of the running image."""
+        """A step of the running image, with a preview of it."""
         if self.running and self.welcome:
+            shown = wire.Preview(
+                attempt=self.running, step=step, steps=4, width=8, height=8, format="png",
+                worker=self.name,
+            )  # fmt: skip
+            self.says(shown, b"a preview")
             self.says(wire.Step(attempt=self.running, phase="sampling", step=step, steps=4))
 
     def announces(self) -> None:

@@ -23,14 +23,17 @@ from sdistrib.models import ModelFile
 from sdistrib.petitions import PETITION_ENDS
 from sdistrib.protocol import messages as wire
 from sdistrib_manager.events import StopRequested
-from tests.property.peers import Client, Net, Worker
+from tests.property.net import Net
+from tests.property.peers import Client, Worker
 from tests.support.farm import MODEL, petition_id
 
 OTHER = ModelFile("stable-diffusion", "other.safetensors", 5)
 #: Small enough that most pictures here travel in pieces.
 CHUNK_BYTES = 50
 CODES = ["engine_crashed", "engine_hung", "engine_error", "out_of_memory", "unsupported"]
-ENDS = [{}, {}, {"timeout_s": 5.0}, {"cancel_on_disconnect": True}]
+ENDS = [{}, {}, {"timeout_s": 5.0}, {"cancel_on_disconnect": True}, {"preview": "proj"}]
+#: Of one piece and of several; few, so that petitions share them.
+INPUTS = [(), (), (b"one",), (b"two" * CHUNK_BYTES,), (b"one", b"two" * CHUNK_BYTES)]
 TROUBLES = [
     "files", "dies", "leaves", "redials", "lags", "silent", "broken", "full",
     "disk now", "disk later", "disk fails",
@@ -77,11 +80,17 @@ class Farm(RuleBasedStateMachine):
 
     # --- what people want ---
 
-    @rule(client=CLIENTS, images=st.integers(1, 5), model=MODELS, ends=st.sampled_from(ENDS))
-    def submit(self, client: int, images: int, model: str, ends: dict[str, Any]) -> None:
+    @rule(
+        client=CLIENTS, images=st.integers(1, 5), model=MODELS, ends=st.sampled_from(ENDS),
+        files=st.sampled_from(INPUTS),
+    )  # fmt: skip
+    def submit(
+        self, client: int, images: int, model: str, ends: dict[str, Any],
+        files: tuple[bytes, ...] = (),
+    ) -> None:  # fmt: skip
         self.petitions += 1
         pid = petition_id(self.petitions)
-        self.clients[client].submits(pid, images=images, model=model, **ends)
+        self.clients[client].submits(pid, *files, images=images, model=model, **ends)
 
     @rule(client=CLIENTS, number=st.integers(1, 6))
     def cancel(self, client: int, number: int) -> None:
@@ -93,6 +102,7 @@ class Farm(RuleBasedStateMachine):
         body = self.clients[1 - taker].bodies.get(pid)
         if body is not None:
             self.clients[taker].bodies[pid] = body
+            self.clients[taker].files |= self.clients[1 - taker].files
             self.clients[taker].says(wire.Submit(id=pid), body)
 
     # --- what workers do ---
@@ -240,7 +250,8 @@ class Farm(RuleBasedStateMachine):
         told = {pid for client in self.clients for pid in client.finished}
         accepted = {pid for client in self.clients for pid in client.accepted}
         idle = not any(w.held or w.running or w.queue for w in self.workers)
-        return idle and accepted <= told and not any(c.unseen for c in self.clients)
+        waiting = self.net.manager.state.staged or any(c.unseen for c in self.clients)
+        return idle and accepted <= told and not waiting
 
     def check_ends(self) -> None:
         for entry in self.net.manager.state.queue:
@@ -256,8 +267,12 @@ class Farm(RuleBasedStateMachine):
         assert not any(worker.leases for worker in state.roster)
         assert not any(worker.held for worker in self.workers), "a result nobody answered"
         assert not state.arriving, "half a picture nobody will finish"
+        assert not state.staged, "a petition that waits for files for ever"
+        assert not state.uploads, "half an input file nobody will finish"
+        assert not state.preview_bytes, "a preview of what has ended"
         owed = {r for entry in state.queue if not entry.finished_sent for r in entry.images}
-        assert owed or not self.net.blobs, "pictures kept that everybody has"
+        inputs = {file.digest for entry in state.queue for file in entry.inputs}
+        assert owed or not self.net.blobs.keys() - inputs, "pictures kept that everybody has"
 
     def check_stop(self) -> None:
         for peer in (*self.clients, *self.workers):

@@ -41,6 +41,8 @@ _ONE_CASE_OF_MANAGER = {"PeerGone", "PeerFull", "BlobMissing", "StopRequested"}
 
 #: Words of a worker that are about a lease: an image that has ended has none, nor has an unknown.
 _ABOUT_LEASE = {wire.verb(kind) for kind in (wire.Started, wire.Step, wire.Revoked, wire.TooLate)}
+#: Words about an image whose handling asks no more than whether it has ended.
+_ABOUT_IMAGE = {wire.verb(kind) for kind in (wire.Preview, wire.PreviewSeen)}
 
 #: What must be met often: machine, then event and the states that matter for it.
 _TABLE = {
@@ -62,6 +64,8 @@ _TABLE = {
         FETCH: session
         GOODBYE: session
         INVENTORY: session
+        PREVIEW: undone
+        PREVIEW_SEEN: ended, undone
         PROGRESS_SEEN: ended, open, tombstone
         PURGE: ended, open, session, tombstone
         PeerFull: any
@@ -85,6 +89,7 @@ _TABLE = {
     "worker": """
         ABANDON: drawing, idle, no engine
         At: no session, session
+        AvailabilityChanged: no session, session
         BEAT: session
         Began: session
         CHUNK: session
@@ -97,9 +102,15 @@ _TABLE = {
         GOODBYE: any
         GRANT: drawing, idle, no engine
         IDENTIFY: no session, session
+        InputHeld: no session, session
+        InputOpened: session
+        InputReady: session
         InventoryChanged: no session, session
+        PREVIEW_SEEN: session
         PictureDrawn: no session, session
         PictureEncoded: no session, session
+        PreviewDrawn: no session, session
+        PreviewEncoded: session
         RESULT_RECORDED: session
         RESULT_REFUSED: session
         REVOKE: session
@@ -123,10 +134,12 @@ _TABLE = {
         GOODBYE: any
         IDENTIFY: unknown, welcome
         NEED: welcome
+        PREVIEW: welcome
         PROGRESS: welcome
         PetitionLeft: unknown, welcome
         PetitionMade: unknown, welcome
         PictureTaken: any
+        PreviewTaken: welcome
         REFUSED: welcome
         RESULT: welcome
         Tick: unknown, welcome
@@ -155,6 +168,7 @@ RARE: dict[Pair, str] = {
         "in trouble",
     ): "trouble has to begin within the milliseconds that a picture takes",
     ("manager", "FAILED", "waiting"): "most are somebody else's by the time that a late word comes",
+    ("manager", "PREVIEW", "ended"): "the image has to end within the milliseconds of its way",
     ("manager", "RESULT", "waiting"): "most are somebody else's by the time that a late word comes",
     ("manager", "TOO_LATE", "no such lease"): "a recall has to cross a beginning",
     ("manager", "TOO_LATE", "undone"): "a recall has to cross a beginning",
@@ -182,6 +196,8 @@ def _of_manager(event: str, where: str) -> tuple[str, str]:
         return event, "any"
     if event in _ABOUT_LEASE:
         return event, "undone" if where in ("leased", "waiting") else "no such lease"
+    if event in _ABOUT_IMAGE and where in ("leased", "waiting"):
+        return event, "undone"
     if where in IMAGE_ENDS | PETITION_ENDS:
         return event, "ended"
     return event, "open" if where in ("queued", "running") else where

@@ -5,9 +5,9 @@ first writes what it got as one JSON line "WITNESS …" to stderr, which the sup
 log line. With `--blind` the contexts are not really made: for parameters that no tiny model can
 take. With `--film` the model is taken for one that makes videos, of which there is no tiny one:
 what it would be asked is told, and frames are given back as the engine would. With `--heap` nothing
-but the bytes in use on the C heap is told, before each image. With `--crowded=C` the C function of
-that name finds no memory while more than one context is loaded, with `C!` never again from then on;
-nothing is told.
+but the bytes in use on the heap is told, before each image; with `--heap=FILE` there, see `heap`.
+With `--crowded=C` the C function of that name finds no memory while more than one context is
+loaded, with `C!` never again from then on; nothing is told.
 """
 
 import ctypes
@@ -19,6 +19,7 @@ from typing import Any
 from sdistrib_worker.engine import __main__ as program
 from sdistrib_worker.engine import preview, sdcpp
 from sdistrib_worker.engine.capi import api
+from tests.support.heap import Notes, heap_bytes
 
 
 def plain(struct: Any) -> dict[str, Any]:
@@ -75,6 +76,16 @@ def _wrap(name: str, describe: Any, blind: bool = False) -> None:
     setattr(api, name, witness)
 
 
+def _wrap_heap(path: str) -> None:
+    original, notes = api.generate_image, Notes("engine", path)
+
+    def witness(*arguments: Any) -> Any:
+        notes.note()
+        return original(*arguments)
+
+    api.generate_image = witness
+
+
 def _crowd(name: str) -> None:
     """No memory for this call beside a second context; says so as ggml does."""
     name, for_ever, full = name.rstrip("!"), name.endswith("!"), False
@@ -106,23 +117,6 @@ def _crowd(name: str) -> None:
 
 def _address(context: Any) -> int:
     return ctypes.cast(context, ctypes.c_void_p).value or 0
-
-
-class _Mallinfo(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
-            "fordblks", "keepcost",
-        )
-    ]  # fmt: skip
-
-
-def _heap_bytes() -> int:
-    libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = _Mallinfo
-    info = libc.mallinfo2()
-    return int(info.uordblks + info.hblkhd)
 
 
 def _film(_: object, params: Any, count: Any) -> Any:
@@ -161,8 +155,11 @@ def main() -> None:
     if option.startswith("--crowded="):
         _crowd(option.partition("=")[2])
         program.main()
+    if option.startswith("--heap="):
+        _wrap_heap(option.partition("=")[2])
+        program.main()
     if option == "--heap":
-        _wrap("generate_image", lambda *_: _heap_bytes())
+        _wrap("generate_image", lambda *_: heap_bytes())
         program.main()
     if option == "--film":
         api.sd_ctx_supports_video_generation = lambda _: True
