@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sdistrib.errors import ConfigError, StoreError
@@ -83,8 +83,12 @@ class Garbage:
         self._used: set[str] = set()
         self._files: Iterator[tuple[str, int, float]] | None = None
 
-    def step(self) -> bool:
+    def step(self, is_held: Callable[[str], bool] = lambda _: False) -> bool:
         """Look at some files; True when a pass has ended with them.
+
+        Args:
+            is_held: somebody needs it though no row names it: the file of a petition whose others
+                are still to come.
 
         Raises:
             StoreError: the rows cannot be read; nothing is dropped.
@@ -95,7 +99,7 @@ class Garbage:
         seen = 0
         for digest, _, _ in itertools.islice(self._files, _FILES_PER_STEP):
             seen += 1
-            if digest in self._used:
+            if digest in self._used or is_held(digest):
                 continue
             # One that was wanted again since `_used` was read is young, and is spared.
             suspect = digest in self._suspects

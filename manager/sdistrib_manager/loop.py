@@ -134,7 +134,7 @@ class Loop:
 
     def turn(self) -> None:
         """Handle everything that is readable, then keep, commit and send what follows from it."""
-        if self._storage.recovered(self._clock()):
+        if self._storage.recovered(self._clock(), self._manager.is_held):
             self._events.append(events.StoreRecovered())
         outbox: list[fx.Effect] = []
         for event in self._readable():

@@ -68,6 +68,10 @@ class Manager:
         if kept is not None:
             restore(self.state, kept)
 
+    def is_held(self, digest: str) -> bool:
+        """A picture or input file is needed, also by what no row names yet."""
+        return digest in self.state.blob_uses
+
     def handle(self, event: Event, now: float, wall: float = 0.0) -> list[Effect]:
         """What is to be done about one event, in order.
 

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdistrib import limits
@@ -70,11 +70,11 @@ class Storage:
         self._trouble, self._probe_at = trouble, now + _PROBE_S
         return manager
 
-    def recovered(self, now: float) -> bool:
-        """The store was in trouble and works again; asked once a turn."""
+    def recovered(self, now: float, is_held: Callable[[str], bool] = lambda _: False) -> bool:
+        """The store was in trouble and works again; asked once a turn. `is_held` as `Garbage`."""
         if self._garbage is not None and now >= self._garbage_at and not self._trouble:
             with contextlib.suppress(StoreError):
-                if self._garbage.step():
+                if self._garbage.step(is_held):
                     self._garbage_at = now + _GARBAGE_S
         if now >= self._checkpoint_at:
             self.checkpoint(now)

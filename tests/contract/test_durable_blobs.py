@@ -267,6 +267,17 @@ def test_a_picture_that_is_put_again_is_no_garbage(files: FileBlobs, disk: OnDis
     assert files.view(DIGEST) == PICTURE
 
 
+def test_what_somebody_needs_without_a_row_is_no_garbage(files: FileBlobs, disk: OnDisk) -> None:
+    files.put(DIGEST, [PICTURE])
+    _age(final(files), GARBAGE_GRACE_S + 1)
+    garbage = Garbage(disk.store, files)
+    for _ in range(3):
+        assert garbage.step(lambda digest: digest == DIGEST)
+    assert files.view(DIGEST) == PICTURE
+    assert [garbage.step() for _ in range(2)] == [True, True]
+    assert list(files.every()) == []
+
+
 def test_many_files_are_looked_at_in_several_steps(
     files: FileBlobs, disk: OnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

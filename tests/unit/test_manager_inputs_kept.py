@@ -144,3 +144,13 @@ def test_a_retry_of_what_was_purged_meanwhile_is_refused(farm):
     sends(client, BIG)
     assert client.last(wire.Refused).error.code == "not_found"
     assert nothing_is_staged(farm)
+
+
+def test_a_file_whose_petition_waits_for_another_is_held_though_no_row_names_it(farm):
+    client = Client(farm)
+    pid = submits(client, 1, FILE, OTHER)
+    assert not farm.manager.is_held(digest_of(FILE))
+    sends(client)
+    assert farm.manager.is_held(digest_of(FILE))
+    cancelled(client, pid)
+    assert not farm.manager.is_held(digest_of(FILE))
