@@ -302,7 +302,7 @@ def test_the_owners_bound_holds_for_a_picture_to_be_enlarged(table: Table) -> No
     assert isinstance(enlarged(37 * 21).end, Picture)
     refused = enlarged(37 * 21 - 1).end
     assert isinstance(refused, Declined)
-    assert refused.code == "out_of_memory"
+    assert refused.code == "too_large"
     assert "37x21" in refused.message
     huge = table.file("huge.png", samples.encoded(Image.new("RGB", (4096, 2048))))
     message = table.ours(
