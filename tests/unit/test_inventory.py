@@ -389,7 +389,7 @@ def test_a_file_that_grows_is_announced_when_it_stands_still(
     monkeypatch.setattr(inventory.time, "monotonic", lambda: clock[0])
 
     def seen() -> list[str]:
-        clock[0] += inventory.RESCAN_S
+        clock[0] += inventory.RESCAN_S + 0.01  # sums of floats fall short
         librarian._look()
         return [stored.file.name for stored in librarian._scan.files]
 
