@@ -29,7 +29,7 @@ class FilmOutputs(Outputs):
             # To the names a video is a file without an extension of theirs.
             super().__init__(output[: -len(suffix)] + ".webp", images, begin_index, "webp")
             self._suffix = output[-len(suffix) :]
-        elif self._frames and self._frames != "webp":
+        elif self._frames:
             super().__init__(output, images, begin_index, self._frames)  # type: ignore[arg-type]
             if self._numbered and images > 1:
                 text = f"-o {output} numbers the frames of one video; draw one at a time."
@@ -43,10 +43,8 @@ class FilmOutputs(Outputs):
         Raises:
             OutputError: it could not be made or written.
         """
-        if self._film and self._film != ".webp":
-            data = video.convert(data, self._film, self._fps)
         if not self._frames:
-            return super().write(index, data, "")
+            return super().write(index, video.convert(data, self._film, self._fps), "")
         first: Path | None = None
         kind, options = _FRAMES[self._frames]
         for number, frame in enumerate(video.frames(data, self._fps)):
