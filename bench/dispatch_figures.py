@@ -39,6 +39,7 @@ class _Held:
     job: work.Job
     expected_s: float = 0.0
     begun_at: float | None = None
+    sampling_at: float | None = None
     revoking: bool = False
     alone: bool = False
 

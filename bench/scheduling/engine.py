@@ -1,8 +1,9 @@
 """Lets time pass on a simulated farm under a policy, and logs what happens.
 
-Reports reach the policy at once; an order reaches its box `latency_s` later, which so stands for
-both ways. A box draws what it was granted in that order. A dead box is silent for `detect_s`
-before the policy hears of it, and grants of that time are lost with the rest.
+Reports reach the policy at once, also of an image's first step; an order reaches its box
+`latency_s` later, which so stands for both ways. A box draws what it was granted in that order. A
+dead box is silent for `detect_s` before the policy hears of it, and grants of that time are lost
+with the rest.
 """
 
 import heapq
@@ -198,8 +199,12 @@ class _Run:
         load_s = 0.0 if context in host.contexts else host.box.load_s[context]
         others = [other for other in host.contexts if other != context]
         host.contexts = [context, *others][: host.box.keep]
-        draw_s = host.box.draw_s(image.job) * self.workload.luck(image, host.box, self.jitter)
+        luck = self.workload.luck(image, host.box, self.jitter)
+        draw_s = host.box.draw_s(image.job) * luck
+        step_s = host.box.step_s[context] * image.job.squares * luck
         host.running = _Drawing(image, self.now, load_s, draw_s)
+        for step in (0.0, step_s):
+            self._at(self.now + load_s + step, self._step, host, host.running, step)
         self._at(self.now + load_s + draw_s, self._end, host, host.running)
         self._note("began", host, image, load_s)
         self.policy.began(self.now, host.box.name, image)
@@ -208,6 +213,10 @@ class _Run:
         host.running = None
         if self.policy.always_reloads:
             host.contexts = []
+
+    def _step(self, host: _Host, drawing: _Drawing, step_s: float) -> None:
+        if host.running is drawing and not host.dead:
+            self.policy.stepped(self.now, host.box.name, drawing.image, step_s)
 
     def _end(self, host: _Host, drawing: _Drawing) -> None:
         if host.running is not drawing or host.dead:

@@ -30,6 +30,8 @@ class Measures:
     #: The same, of the oldest waiting petition of each client only: whoever waits behind petitions
     #: of his own has had his turn.
     overtaken_s: float
+    #: The same against fair order, where there is one, see `Fairness`; nan without.
+    unfair_s: float
     #: Longest wait of the newcomer for a first picture; nan without one.
     newcomer_s: float
     #: Longest time from when a box that could draw for the newcomer was free (of the image it had
@@ -56,7 +58,13 @@ class Measures:
         return sum(self.loads.values())
 
 
-def measure(workload: Workload, log: Sequence[Entry], *, together: bool = False) -> Measures:
+def measure(
+    workload: Workload,
+    log: Sequence[Entry],
+    *,
+    together: bool = False,
+    unfair_s: float = math.nan,
+) -> Measures:
     """Read a log; `together` as in `Policy.delivers_together`."""
     first, last = _pictures(log, together=together)
     jobs = workload.jobs
@@ -71,6 +79,7 @@ def measure(workload: Workload, log: Sequence[Entry], *, together: bool = False)
         loads=loads,
         passed_s=_passed(workload.boxes, log, heads=False),
         overtaken_s=_passed(workload.boxes, log, heads=True),
+        unfair_s=unfair_s,
         newcomer_s=max(newcomer, default=math.nan),
         late_s=_late(workload, log),
         drawn_s=drawn_s,

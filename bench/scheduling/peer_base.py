@@ -36,6 +36,9 @@ class Peer:
     def began(self, now: float, box: str, image: Image) -> None:
         """Nothing: what was granted counts as held."""
 
+    def stepped(self, now: float, box: str, image: Image, step_s: float) -> None:
+        """None of the peers looks at it."""
+
     def finished(self, now: float, box: str, image: Image, load_s: float, draw_s: float) -> None:
         """The box holds one less."""
         self.holds[box].remove(image)

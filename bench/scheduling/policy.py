@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from bench.scheduling.farm import Box, Image, Job, Workload
 
-Knowledge = Literal["exact", "noisy", "cold"]
-KNOWLEDGE: tuple[Knowledge, ...] = ("exact", "noisy", "cold")
+Knowledge = Literal["exact", "noisy", "vague", "cold"]
+KNOWLEDGE: tuple[Knowledge, ...] = ("exact", "noisy", "vague", "cold")
 
-#: A noisy speed is wrong by up to this part, a noisy load time by up to the other.
+#: A noisy speed is wrong by up to this part; what is vague is, and a load time by up to the other.
 _SPEED_ERROR = 0.3
 _LOAD_ERROR = 0.5
 #: Relative deviation of image times that comes with anything but exact knowledge.
@@ -82,7 +82,8 @@ def guesses(boxes: Iterable[Box], knowledge: Knowledge, seed: int) -> Guesses:
     if knowledge == "cold":
         return Guesses({}, {}, {})
     rng = random.Random(f"guesses/{seed}")
-    speed, load = (_SPEED_ERROR, _LOAD_ERROR) if knowledge == "noisy" else (0.0, 0.0)
+    speed = 0.0 if knowledge == "exact" else _SPEED_ERROR
+    load = _LOAD_ERROR if knowledge == "vague" else 0.0
     step_s: dict[tuple[str, str], float] = {}
     decode_s: dict[str, float] = {}
     load_s: dict[tuple[str, str], float] = {}
@@ -118,6 +119,9 @@ class Policy(Protocol):
 
     def began(self, now: float, box: str, image: Image) -> None:
         """A box turned to an image, loading first if it holds another context."""
+
+    def stepped(self, now: float, box: str, image: Image, step_s: float) -> None:
+        """An image begins to sample (0 s), or its first step is done, and took so long."""
 
     def finished(self, now: float, box: str, image: Image, load_s: float, draw_s: float) -> None:
         """A picture came; the box goes on with what it was granted. Second copies come too."""

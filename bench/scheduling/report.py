@@ -12,7 +12,7 @@ from bench.scheduling.workloads import MIXES, WORKLOADS
 
 _HEADINGS = (
     "workload", "policy", "makespan", "mean wait", "p95 wait", "loads", "wasted",
-    "passed s", "overtaken s", "newcomer s",
+    "passed s", "overtaken s", "unfairly s", "newcomer s",
 )  # fmt: skip
 
 
@@ -39,6 +39,7 @@ def rows(name: str, policies: dict[str, Tally]) -> list[tuple[str, ...]]:
             f"{t.wasted:.1%}",
             f"{t.passed_s:.0f}",
             f"{t.overtaken_s:.0f}",
+            "" if math.isnan(t.unfair_s) else f"{t.unfair_s:.0f}",
             "" if math.isnan(t.first_s) else f"{t.first_s:.1f}",
         )
         for policy, t in policies.items()

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 from typing import NamedTuple
 
 from bench.scheduling.engine import simulate
@@ -34,6 +35,7 @@ def ours() -> list[Entrant]:
     return [
         Entrant("ours", make, "exact"),
         Entrant("ours~30%", make, "noisy"),
+        Entrant("ours~30%~50%", make, "vague"),
         Entrant("ours-cold", make, "cold"),
     ]
 
@@ -44,4 +46,5 @@ def run(workload: Workload, entrant: Entrant) -> Measures:
     known = guesses(workload.boxes, entrant.knowledge, workload.seed)
     unsteady = jitter(workload, entrant.knowledge)
     log = simulate(workload, policy, known, jitter=unsteady)
-    return measure(workload, log, together=policy.delivers_together)
+    unfair_s = getattr(policy, "unfair_s", math.nan)
+    return measure(workload, log, together=policy.delivers_together, unfair_s=unfair_s)

@@ -27,9 +27,10 @@ class Tally:
     #: Loads per run, and most loads of one context in one run.
     loads: float
     loads_worst: int
-    #: Worst of all runs; see `Measures`. nan where there is no newcomer.
+    #: Worst of all runs; see `Measures`. nan where there is no fair order, or no newcomer.
     passed_s: float
     overtaken_s: float
+    unfair_s: float
     first_s: float
     late_s: float
     #: Part of the drawing that was of no use.
@@ -54,6 +55,7 @@ def tally(
         loads_worst=max(max(run.loads.values(), default=0) for run in runs),
         passed_s=max(run.passed_s for run in runs),
         overtaken_s=max(run.overtaken_s for run in runs),
+        unfair_s=max(run.unfair_s for run in runs),
         first_s=max(run.newcomer_s for run in runs),
         late_s=max(run.late_s for run in runs),
         wasted=math.fsum(run.wasted_s for run in runs) / drawn_s,

@@ -1,7 +1,8 @@
 """The targets of the scheduler, and whether our runs meet them.
 
-Batches are held against the optimum with each kind of knowledge. All else is judged from cold, as
-the scheduler ships: it is told no speeds.
+Batches are held against the optimum with each kind of knowledge; with speeds known to 30 % and
+loads to 50 % the limits are ours, and harder than the target, which speaks of speeds. All else is
+judged from cold, as the scheduler ships: it is told no speeds.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,7 +43,10 @@ def verdicts(table: Table, peers: Sequence[str]) -> list[Verdict]:
 
 def _batches(table: Table) -> Iterator[Verdict]:
     names = [name for name in BATCHES if name in table and name != "death"]
-    limits = (("ours", 1.02, 1.02), ("ours~30%", 1.15, 1.25), ("ours-cold", 1.5, 1.5))
+    limits = (
+        ("ours", 1.02, 1.02), ("ours~30%", 1.15, 1.25), ("ours~30%~50%", 1.15, 1.25),
+        ("ours-cold", 1.5, 1.5),
+    )  # fmt: skip
     for policy, mean, worst in limits:
         ratios = [r for name in names for r in table[name][policy].makespans]
         if ratios:
@@ -84,13 +88,14 @@ def _fairness(table: Table) -> Iterator[Verdict]:
         loads = table["alternating"][_COLD].loads_worst
         yield Verdict("alternating: loads of one context, most", 2, loads)
     excess = {
-        name: table[name][_COLD].overtaken_s / max(_OVERTAKEN_S, 2 * table[name][_COLD].load_s)
+        name: table[name][_COLD].unfair_s / max(_OVERTAKEN_S, 2 * table[name][_COLD].load_s)
         for name in table
         if name in MIXES | SINGLES
     }
     if excess:
         worst = max(excess, key=excess.__getitem__)
-        yield Verdict(f"overtaken / max(60 s, 2 loads), worst ({worst})", 1.0, excess[worst])
+        text = f"overtaken in fair order / max(60 s, 2 loads), worst ({worst})"
+        yield Verdict(text, 1.0, excess[worst])
     one, two = KEEPING
     if one in table and two in table:
         ratio = table[two][_COLD].loads / table[one][_COLD].loads

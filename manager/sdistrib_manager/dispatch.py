@@ -11,7 +11,7 @@ from sdistrib_manager.queue import Entry, Image, Issued
 from sdistrib_manager.roster import Lease, Worker
 from sdistrib_manager.rows import CostRow, ForgetCost, PinRow
 from sdistrib_manager.scheduler.costs import Sample
-from sdistrib_manager.scheduler.policy import Give, Race, TakeBack
+from sdistrib_manager.scheduler.policy import Give, Progress, Race, TakeBack
 from sdistrib_manager.scheduler.work import Held, Job, left_by
 from sdistrib_manager.state import State
 
@@ -184,13 +184,13 @@ def begun(state: State, worker: Worker, lease: Lease) -> None:
 def stepped(state: State, worker: Worker, lease: Lease, step: wire.Step) -> None:
     """The engine tells how fast it is."""
     lease.step = step
+    waits = step.phase == "sampling" and not step.step_s
+    lease.sampling_at = (lease.sampling_at or state.now) if waits else None
     if step.phase == "sampling" and step.step_s > 0:
-        costs = state.scheduler.costs
-        if lease.begun_at is not None and not costs.knows(worker.name, lease.job):
-            left_s = max(0, step.steps - step.step) * step.step_s
-            lease.expected_s = state.now - lease.begun_at + left_s
+        scheduler, progress = state.scheduler, Progress(step.steps, step.step, step.step_s)
+        lease.expected_s = scheduler.stepped(worker, lease, progress, state.now)
         step_s = step.step_s * step.steps / lease.job.steps
-        _forget(state, costs.step_seen(worker.name, lease.job, step_s))
+        _forget(state, scheduler.costs.step_seen(worker.name, lease.job, step_s))
 
 
 def learn(state: State, worker: Worker, entry: Entry, result: wire.Result) -> None:

@@ -43,6 +43,8 @@ class Lease:
     begun_at: float | None = None
     #: Seconds it was expected to take, loading included.
     expected_s: float = 0.0
+    #: When it began to sample, until the first step is done.
+    sampling_at: float | None = None
     #: Its picture is drawn and on its way here: the engine is at something else.
     drawn: bool = False
     #: A `Revoke` is under way.

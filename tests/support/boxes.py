@@ -19,6 +19,7 @@ class FakeHeld:
     job: Job
     begun_at: float | None = None
     expected_s: float = 0.0
+    sampling_at: float | None = None
     revoking: bool = False
     alone: bool = False
     #: The other attempt at the same image.

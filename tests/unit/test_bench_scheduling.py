@@ -13,7 +13,16 @@ from bench.scheduling.measures import measure
 from bench.scheduling.peer_base import Peer
 from bench.scheduling.peer_fifo import Fifo
 from bench.scheduling.peers import PEERS
-from bench.scheduling.policy import Abandon, Grant, Guesses, Order, Revoke, guesses, jitter
+from bench.scheduling.policy import (
+    Abandon,
+    Grant,
+    Guesses,
+    Knowledge,
+    Order,
+    Revoke,
+    guesses,
+    jitter,
+)
 from bench.scheduling.runs import Entrant
 from bench.scheduling.workloads import BATCHES, HELD_OUT, OTHERS, TUNING, WORKLOADS
 
@@ -40,12 +49,16 @@ class _Script(Peer):
         self.orders = sorted(orders, key=lambda order: order[0])
         self.delivers_together = together
         self.heard: list[tuple[object, ...]] = []
+        self.steps: list[tuple[object, ...]] = []
 
     def arrived(self, now, job):
         self.heard.append(("arrived", now))
 
     def began(self, now, box, image):
         self.heard.append(("began", round(now, 6), box, image.number))
+
+    def stepped(self, now, box, image, step_s):
+        self.steps.append((round(now, 6), box, image.number, step_s))
 
     def finished(self, now, box, image, load_s, draw_s):
         self.heard.append(("finished", round(now, 6), box, image.number, load_s, draw_s))
@@ -63,6 +76,13 @@ class _Script(Peer):
 
     def wake_at(self) -> float | None:
         return self.orders[0][0] if self.orders else None
+
+
+def test_the_beginning_of_sampling_and_its_first_step_are_told() -> None:
+    job = _job()
+    script = _Script((0.0, Grant("a", Image(job, 0))))
+    _run([_box("a")], [job], script, latency_s=0.0)
+    assert script.steps == [(10.0, "a", 0, 0.0), (11.0, "a", 0, 1.0)]
 
 
 def _run(boxes: list[Box], jobs: list[Job], script: _Script, **options) -> list[tuple[object, ...]]:
@@ -267,13 +287,16 @@ def test_a_newcomer_is_late_by_what_passes_after_the_first_box_is_free():
 
 def test_knowledge_is_exact_wrong_by_so_much_or_nothing():
     boxes = [box(f"b{n}", 10, {"m0": 20.0}) for n in range(50)]
-    exact, noisy, cold = (guesses(boxes, kind, 1) for kind in ("exact", "noisy", "cold"))
+    kinds: tuple[Knowledge, ...] = ("exact", "noisy", "vague", "cold")
+    exact, noisy, vague, cold = (guesses(boxes, kind, 1) for kind in kinds)
     assert exact.draw_s("b0", _job(steps=20)) == pytest.approx(6.0)
     assert exact.load_s["b0", "m0"] == 20.0
     ratios = [noisy.draw_s(b.name, _job(steps=20)) / 6.0 for b in boxes]
     assert 0.7 <= min(ratios) < 0.8
     assert 1.2 < max(ratios) <= 1.3
-    assert 10.0 <= min(noisy.load_s.values()) < max(noisy.load_s.values()) <= 30.0
+    assert noisy.load_s == exact.load_s
+    assert 10.0 <= min(vague.load_s.values()) < max(vague.load_s.values()) <= 30.0
+    assert vague.step_s != exact.step_s
     assert cold == _NOTHING
 
 
@@ -327,7 +350,8 @@ def test_the_command_prints_ratios_without_ours(monkeypatch, capsys):
 
 def test_the_command_judges_ours(monkeypatch, capsys):
     entrants = [
-        Entrant(name, lambda _: Fifo(), "exact") for name in ("ours", "ours~30%", "ours-cold")
+        Entrant(name, lambda _: Fifo(), "exact")
+        for name in ("ours", "ours~30%", "ours~30%~50%", "ours-cold")
     ]
     monkeypatch.setattr(runs, "ours", lambda: entrants)
     names = ["batch", "death", "alternating", "newcomer", "single-3-.5", "mix-3x3-.4"]

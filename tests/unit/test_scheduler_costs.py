@@ -97,25 +97,38 @@ def test_what_is_typical_is_the_median_over_boxes(costs: Costs) -> None:
     assert costs.typical_s(job()) == 3.0
 
 
-def test_the_first_step_counts_until_an_image_is_finished(costs: Costs) -> None:
+def test_what_a_running_image_says_counts_until_it_is_finished(costs: Costs) -> None:
     costs.step_seen("box", job(), 0.0)
     assert costs.known("box", "A") is None
     costs.step_seen("box", job(), 2.0)
     assert costs.image_s("box", job()) == 20.0
-    # No decoding was seen yet: it counts for a guess, and is not called known.
+    # No decoding was seen yet: it counts for a guess, and is not called known, nor kept.
     assert not costs.knows("box", job())
+    known = costs.known("box", "A")
+    assert known is not None
+    assert known.step_s == ()
     costs.step_seen("box", job(), 5.0)
-    assert costs.image_s("box", job()) == 20.0
+    assert costs.image_s("box", job()) == 50.0
     assert not costs.drawn(job())
     costs.learn("box", job(), Sample(0.0, 10.0, 0.0))
     assert costs.knows("box", job())
     assert costs.drawn(job())
-    # The estimate was no sample: the median of what follows is not half of it.
-    costs.learn("box", job(), Sample(0.0, 10.0, 0.0))
     assert costs.image_s("box", job()) == 10.0
     # Another size of the same context is seen anew.
     costs.step_seen("box", job(pixels=4 * SQUARE), 7.0)
     assert costs.image_s("box", job(pixels=4 * SQUARE)) == 70.0
+
+
+def test_a_running_image_is_one_sample_beside_the_others(costs: Costs) -> None:
+    costs.learn("box", job(), Sample(0.0, 10.0, 0.0))
+    costs.step_seen("box", job(), 2.0)
+    assert costs.image_s("box", job()) == 15.0
+    # About the same again is nothing new.
+    assert costs.step_seen("box", job(), 2.1) == []
+    assert costs.image_s("box", job()) == 15.0
+    costs.learn("box", job(), Sample(0.0, 10.0, 0.0))
+    costs.step_seen("box", job(), 9.0)
+    assert costs.image_s("box", job()) == 10.0
 
 
 def test_a_guess_is_made_anew_after_each_thing_learned(costs: Costs) -> None:

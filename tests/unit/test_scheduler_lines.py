@@ -2,7 +2,7 @@
 
 import random
 
-from sdistrib_manager.scheduler.lines import _LOOK, Lines
+from sdistrib_manager.scheduler.lines import _LOOK, Key, Lines
 from sdistrib_manager.scheduler.shares import Shares
 from sdistrib_manager.scheduler.work import Job
 from tests.support.boxes import job
@@ -111,20 +111,88 @@ def test_a_look_into_the_line_is_short_and_in_order() -> None:
     assert len(seen) == 2 * _LOOK
 
 
-def test_a_line_is_overtaken_since_it_was_first_passed_after_it_was_last_served() -> None:
+_LAST = Key(9, 0, 0.0, 0)
+
+
+def test_a_petition_is_overtaken_since_it_was_first_passed_after_it_last_got_something() -> None:
     stand = Stand()
-    head = stand.add(job("a"), 2)
+    head, other = stand.add(job("a"), 2), job("other")
     line = stand.lines.of(head)
     assert line is not None
-    assert line.passed_at is None
+    assert line.overtaken(99.0) is None
     for now in (10.0, 10.5, 30.0):
-        line.passed(now)
-    assert line.passed_at == 10.0
+        line.passed(now, other, _LAST)
+    assert line.overtaken(9.9) is None
+    assert line.overtaken(10.0) == (line.key(head), head)
     stand.lines.change(head, -1)
-    assert line.passed_at is None
-    line.passed(40.0)
+    assert line.overtaken(99.0) is None
+    line.passed(40.0, other, _LAST)
     stand.add(job("b"))
-    assert line.passed_at == 40.0
+    assert line.overtaken(99.0) == (line.key(head), head)
+    stand.lines.change(head, -1)
+    assert line.overtaken(99.0) is None
+
+
+def test_only_who_stands_before_is_passed() -> None:
+    stand = Stand()
+    first, same, last = (
+        stand.add(job(name, client="c", due=due))
+        for name, due in (("a", 1.0), ("b", 2.0), ("c", 3.0))
+    )
+    line = stand.lines.of(first)
+    assert line is not None
+    line.passed(5.0, same, line.key(same))
+    assert [one.passed_at for one in (first, same, last)] == [5.0, None, None]
+    # The first of those that were passed by then is meant, not the one that was passed first.
+    line.passed(6.0, job("other"), _LAST)
+    new = stand.add(job("d", client="d", due=0.5))
+    line.passed(7.0, job("other"), _LAST)
+    assert [line.overtaken(at)[1] for at in (5.0, 6.5, 7.0) if line.overtaken(at)] == [
+        first, first, new,
+    ]  # fmt: skip
+
+
+def test_what_moves_to_another_line_takes_along_how_long_it_has_waited() -> None:
+    stand = Stand()
+    made = stand.add(job("a"), 2)
+    before = stand.lines.of(made)
+    assert before is not None
+    before.passed(5.0, job("other"), _LAST)
+    stand.lines.change(made, -2)
+    made.kind = "other"
+    stand.lines.change(made, 2)
+    line = stand.lines.of(made)
+    assert line is not None
+    assert line is not before
+    assert line.overtaken(5.0) == (line.key(made), made)
+    assert before.overtaken(5.0) is None
+
+
+def test_images_before_a_place_are_counted() -> None:
+    stand = Stand()
+    stand.add(job("a", client="a", due=1.0), 3)
+    stand.add(job("b", client="b", due=2.0), 4)
+    made = stand.add(job("c", client="a", due=3.0), 5)
+    line = stand.lines.of(made)
+    assert line is not None
+    assert [line.before(Key(1, 0, due, 0)) for due in (0.0, 1.5, 2.5, 9.0)] == [0, 3, 7, 12]
+
+
+def test_a_newcomer_goes_before_others_first_images() -> None:
+    stand = Stand()
+    stand.add(job("new", "1", due=1.0, new=True, images=1))
+    stand.add(job("newcomer", "2", due=9.0, new=True, newcomer=True, images=1))
+    assert stand.order == ["newcomer", "new"]
+
+
+def test_a_first_image_is_as_any_other_behind_what_its_client_wants_before() -> None:
+    stand = Stand()
+    new = stand.add(job("new", client="c", due=5.0, new=True, images=1))
+    line = stand.lines.of(new)
+    assert line is not None
+    assert line.key(new).round < 0
+    stand.add(job("short", client="c", due=1.0))
+    assert line.key(new).round == 0
 
 
 def test_a_first_image_goes_before_all_of_equal_priority() -> None:

@@ -2,8 +2,10 @@
 
 import pytest
 
+from sdistrib_manager.scheduler.lines import Key
 from sdistrib_manager.scheduler.outlook import HOLD_MAX
-from tests.support.boxes import FakeBox, Yard, busy, job, used
+from sdistrib_manager.scheduler.work import Job
+from tests.support.boxes import SQUARE, FakeBox, Yard, busy, job, used
 
 # --- earliest finish ----------------------------------------------------------------------------
 
@@ -116,19 +118,118 @@ def test_nobody_is_overtaken_for_longer_than_the_bound(
     assert bound_s <= got_at <= bound_s + 3
 
 
-def test_of_several_overtaken_the_one_that_waits_for_longest_is_first() -> None:
+def _passed(yard: Yard, made: Job, now: float) -> None:
+    """Somebody of worse right was handed out before it."""
+    line = yard.scheduler.lines.of(made)
+    assert line is not None
+    line.passed(now, job("other"), Key(9, 0, 0.0, 0))
+    assert made.passed_at == now
+
+
+def _loaded_beside(*others: str) -> Yard:
+    """A box with B loaded that can draw all these, each client known, an image a second."""
     yard = Yard(FakeBox("1", "B"))
-    used(yard, "a", "b", "c")
-    for context in "ABC":
+    used(yard, "b", *(name.lower() for name in others))
+    for context in ("B", *others):
         yard.speed("1", 1.0, 1.0, context)
-    first, second = yard.arrive(job("a", "A", due=9.0)), yard.arrive(job("c", "C"))
-    for made, now in ((first, 1.0), (second, 2.0)):
-        line = yard.scheduler.lines.of(made)
-        assert line is not None
-        line.passed(now)
-    yard.arrive(job("b", "B"))
+    return yard
+
+
+def test_of_several_overtaken_the_first_in_fair_order_is_next() -> None:
+    yard = _loaded_beside("A", "C")
+    later, sooner = yard.arrive(job("a", "A"), 9), yard.arrive(job("c", "C"), 2)
+    _passed(yard, later, 1.0)
+    _passed(yard, sooner, 2.0)
+    yard.arrive(job("b", "B"), 30)
     yard.now = 200.0
+    assert yard.orders()[0] == "1<c"
+
+
+def test_what_is_loaded_still_goes_before_an_overtaken_one_if_it_has_the_better_right() -> None:
+    yard = _loaded_beside("A")
+    _passed(yard, yard.arrive(job("a", "A"), 9), 1.0)
+    yard.now = 200.0
+    yard.arrive(job("b", "B", priority="high"))
+    assert yard.orders()[0] == "1<b"
+
+
+def test_one_that_is_not_the_first_of_its_client_is_overtaken_as_well() -> None:
+    yard = _loaded_beside("A")
+    used(yard, "ana")
+    second = yard.arrive(job("second", "A", client="ana"), 30)
+    _passed(yard, second, 1.0)
+    yard.now = 61.0
+    yard.arrive(job("first", "A", client="ana"), 1)
+    yard.arrive(job("b", "B", client="ana"), 300)
+    # Whatever is before it in its line goes first, and that is no passing.
+    assert yard.orders()[0] == "1<first"
+
+
+def test_beside_an_overtaken_one_nothing_of_worse_right_is_handed_over_ahead_of_time() -> None:
+    box = FakeBox("1", "B")
+    yard = Yard(box)
+    used(yard, "a", "b")
+    for context in "AB":
+        yard.speed("1", 10.0, 1.0, context)
+    made = yard.arrive(job("a", "A"), 2)
+    yard.arrive(job("b", "B"), 300)
+    assert yard.orders() == ["1<b", "1<b"]
+    assert made.passed_at == 0.0
+    yard.begin(box)
+    yard.now = 61.0
+    # What waits there comes back, and nothing else goes there.
+    assert yard.orders() == ["1>b"]
+    yard.give_back(box)
+    assert yard.orders() == []
+    yard.finish(box)
     assert yard.orders()[0] == "1<a"
+
+
+def test_an_image_that_came_back_has_waited_all_the_time() -> None:
+    yard = _loaded_beside("A")
+    made = yard.arrive(job("a", "A"), 2)
+    _passed(yard, made, 3.0)
+    lines = yard.scheduler.lines
+    lines.change(made, -2)
+    assert made.passed_at is None
+    lines.change(made, 1)
+    assert made.passed_at == 3.0
+    # Once one has begun, that is forgotten.
+    lines.change(made, -1)
+    yard.scheduler.begun(yard.boxes[0], made, 9.0)
+    lines.change(made, 1)
+    assert made.passed_at is None
+
+
+@pytest.mark.parametrize(("slow_s", "taken"), [(9.0, True), (11.0, False)])
+def test_an_overtaken_one_waits_for_a_box_only_if_that_is_much_sooner(
+    slow_s: float, taken: bool
+) -> None:
+    fast, slow = FakeBox("fast", "A"), FakeBox("slow", "A")
+    yard = Yard(fast, slow)
+    yard.speed("fast", 0.2)
+    yard.speed("slow", slow_s)
+    busy(yard, fast)
+    fast.holds[0].expected_s = 0.8
+    made = yard.arrive(job("a"))
+    _passed(yard, made, -100.0)
+    # The fast one would be done with it in a second.
+    assert ("slow<a" in yard.orders()) is taken
+
+
+@pytest.mark.parametrize("somebody", [True, False])
+def test_others_are_not_expected_to_draw_it_before_what_is_of_better_right(somebody: bool) -> None:
+    fast, slow = FakeBox("fast", "A"), FakeBox("slow", "A")
+    yard = Yard(fast, slow)
+    yard.speed("fast", 1.0)
+    yard.speed("slow", 5.0)
+    used(yard, "a", "b")
+    busy(yard, fast)
+    yard.arrive(job("a"), 3)
+    if somebody:
+        # Six seconds of the fast one.
+        yard.arrive(job("b", pixels=2 * SQUARE, priority="high"), 3)
+    assert ("slow<a" in yard.orders()) is somebody
 
 
 @pytest.mark.parametrize(("copy_cost", "images", "copied"), [
@@ -356,8 +457,7 @@ def test_whoever_can_have_the_box_and_is_passed_over_is_counted() -> None:
     used(yard, "a", "b", "c")
     made = [yard.arrive(job(name.lower(), name)) for name in "ABC"]
     assert yard.orders() == ["1<c"]
-    since = [line and line.passed_at for one in made if (line := yard.scheduler.lines.of(one))]
-    assert since == [None, 0.0]
+    assert [one.passed_at for one in made] == [None, 0.0, None]
 
 
 @pytest.mark.parametrize(("other_s", "order"), [(9.6, "2<a"), (9.4, "1<a")])

@@ -15,6 +15,8 @@ from sdistrib_manager.scheduler.work import Job
 
 #: Samples that a median is taken of.
 _SAMPLES = 5
+#: Steps of one image that differ by less than this part are equally long.
+_SAME = 0.1
 #: Before anything was seen: seconds per step at 512 x 512, for the rest, and for a load.
 _STEP_S, _REST_S, _LOAD_S = 0.1, 0.5, 10.0
 _PIXELS = 512 * 512
@@ -66,15 +68,25 @@ class Speed(NamedTuple):
 class _Times:
     """The newest samples of one figure, and their median."""
 
-    __slots__ = ("samples", "value")
+    __slots__ = ("running", "samples", "value")
 
     def __init__(self, samples: Iterable[float] = ()) -> None:
         self.samples = tuple(samples)
-        self.value = median(self.samples) if self.samples else 0.0
+        #: What an image says that is not finished: one sample more until it is; 0 without.
+        self.running = 0.0
+        self.value = _median(self.samples)
 
     def add(self, sample: float) -> None:
         self.samples = (*self.samples, sample)[-_SAMPLES:]
-        self.value = median(self.samples)
+        self.running, self.value = 0.0, median(self.samples)
+
+    def run(self, sample: float) -> bool:
+        """The running image says this; False when that is nothing new."""
+        if abs(sample - self.running) <= _SAME * self.running:
+            return False
+        self.running = sample
+        self.value = median((*self.samples, sample)[-_SAMPLES:])
+        return True
 
 
 class _Pair:
@@ -124,23 +136,23 @@ class Costs:
             pair.load.add(sample.load_s)
             self._load_changed(box, job.context)
         pair.newest = job.pixels, job.steps
-        if job.pixels not in pair.rest:
-            # What a running image said was an estimate, and is no sample.
-            pair.step[job.pixels] = _Times()
-        pair.step[job.pixels].add(sample.sampling_s / max(1, job.steps))
+        pair.step.setdefault(job.pixels, _Times()).add(sample.sampling_s / max(1, job.steps))
         pair.rest.setdefault(job.pixels, _Times()).add(sample.rest_s)
         self._speed_changed(box, job.context)
         return self._tidy()
 
     def step_seen(self, box: str, job: Job, step_s: float) -> list[tuple[str, Hashable]]:
-        """A running image says how long its steps take; counts while nothing better is known.
+        """A running image says how long its steps take: one sample more until it is finished.
 
         Boxes and contexts that are forgotten for it.
         """
         pair = self._pairs.get((box, job.context))
-        if step_s <= 0 or (pair is not None and job.pixels in pair.step):
+        known = pair.step.get(job.pixels) if pair is not None else None
+        if step_s <= 0 or (known is not None and not known.run(step_s)):
             return []
-        self._pair(box, job.context).step[job.pixels] = _Times([step_s])
+        if known is None:
+            self._pair(box, job.context).step[job.pixels] = times = _Times()
+            times.run(step_s)
         self._speed_changed(box, job.context)
         return self._tidy()
 
@@ -226,6 +238,11 @@ class Costs:
         self._seen_s.setdefault(place, {})[size] = seconds
         return seconds
 
+    def rest_s(self, box: str, job: Job) -> float:
+        """Expected seconds of one image there beside its steps; 0 when it was never seen."""
+        pair = self._pairs.get((box, job.context))
+        return _at(pair.rest, job.pixels) if pair is not None else 0.0
+
     def typical_s(self, job: Job) -> float:
         """Expected seconds of one image of the job on a box as any other, its context loaded."""
         table, size = self._typical_s.setdefault(job.context, {}), (job.pixels, job.steps)
@@ -244,6 +261,10 @@ class Costs:
             known = loads[job.context] = self._guess_load(box, job)
         return known
 
+    def typical_load_s(self, job: Job) -> float:
+        """Expected seconds to load the job's context on a box as any other."""
+        return self.load_s("", job)
+
     @property
     def least_load_s(self) -> float:
         """No load is expected to take less."""
@@ -251,6 +272,13 @@ class Costs:
             seen = (pair.load.value for pair in self._pairs.values() if pair.load is not None)
             self._least_load_s = min(_LOAD_S, *seen, _LOAD_S)
         return self._least_load_s
+
+    def slowness(self, box: str) -> float:
+        """How slow a box is beside the others that drew the same; 1 when nothing is known."""
+        speed = self._speeds.get(box)
+        if speed is None:
+            speed = self._speeds[box] = self._reckon_speed(box)
+        return speed
 
     def _guess_image(self, box: str, job: Job) -> float:
         """For a pair that was not seen."""
@@ -262,9 +290,9 @@ class Costs:
         if even_s is None:
             pairs = self._by_context.get(job.context, {}).items()
             even_s = table[size] = _median(
-                _drawn_s(pair, job) / self._speed(name) for name, pair in pairs if pair.step
+                _drawn_s(pair, job) / self.slowness(name) for name, pair in pairs if pair.step
             )
-        return even_s * self._speed(box) or self._guess_here(box, job)
+        return even_s * self.slowness(box) or self._guess_here(box, job)
 
     def _guess_here(self, box: str, job: Job) -> float:
         """For a context that nobody ever drew."""
@@ -275,13 +303,6 @@ class Costs:
             scale = job.pixels / _PIXELS
             table[size] = here_s or scale * (job.steps * _STEP_S + _REST_S)
         return table[size]
-
-    def _speed(self, box: str) -> float:
-        """How slow a box is beside the others that drew the same; 1 when nothing is known."""
-        speed = self._speeds.get(box)
-        if speed is None:
-            speed = self._speeds[box] = self._reckon_speed(box)
-        return speed
 
     def _reckon_speed(self, box: str) -> float:
         # It is one of them itself, so that two boxes are as far apart as their figures.
@@ -314,7 +335,7 @@ class Costs:
             box,
             context,
             pair.load.samples if pair.load else (),
-            tuple((pixels, times.samples) for pixels, times in pair.step.items()),
+            tuple((pixels, times.samples) for pixels, times in pair.step.items() if times.samples),
             tuple((pixels, times.samples) for pixels, times in pair.rest.items()),
         )
 

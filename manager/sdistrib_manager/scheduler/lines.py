@@ -1,14 +1,19 @@
 """Waiting work: one line for each context, kind and size, each in fair order.
 
 However many images wait, a choice looks at the head of each line only. Fair order is: priority,
-then the client's round, then what is due first. A petition is due some multiple of its own length
-after it came, so that short ones go before long ones, and no stream of them does so for ever.
+then first images (a newcomer's before others), then the client's round, then what is due first. A
+petition is due some multiple of its own length after it came, so that short ones go before long
+ones, and no stream of them does so for ever.
+
+A loaded context attracts its petitions against that order. A line remembers since when each
+client's first petition in it is passed so: see `Line.passed` and `Line.overtaken`.
 """
 
 import heapq
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Collection, Hashable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from sdistrib_manager.scheduler.shares import Shares
@@ -16,8 +21,12 @@ from sdistrib_manager.scheduler.work import Job
 
 #: Petitions of one line that are looked at when the head is not for a box.
 _LOOK = 8
-#: The round of first images: before all others.
-_FIRST = -1
+#: The rounds of first images, before all others: of a newcomer, and of who had nothing waiting.
+_NEWCOMER, _FIRST = -2, -1
+
+
+#: See `_place`.
+_Place = tuple[int, float, int, str, Job]
 
 
 class Key(NamedTuple):
@@ -35,19 +44,30 @@ class Key(NamedTuple):
 class Line:
     """Petitions that need the same context, have the same size, and fit the same boxes."""
 
-    def __init__(self, context: Hashable, shares: Shares) -> None:
-        self.context = context
+    def __init__(self, job: Job, shares: Shares) -> None:
+        self.context = job.context
+        self._name = _key_of(job)
         #: Images that wait in it.
         self.images = 0
         self._shares = shares
+        #: What `ordered` found, while that holds: for the rounds of this version.
+        self._looked: tuple[int, list[tuple[Key, Job]]] | None = None
         #: Each client's petitions with waiting images, by (priority, due, number).
-        self._clients: dict[str, list[tuple[int, float, int, str, Job]]] = {}
+        self._clients: dict[str, list[_Place]] = {}
         #: (key, client): the key may be outdated, and is then too small.
         self._turns: list[tuple[Key, str]] = []
         #: How often each client stands there.
         self._stands: dict[str, int] = {}
-        #: When a petition of another line first went before its head, since it was last served.
-        self.passed_at: float | None = None
+        #: (key, client) of each client's first petition that was not passed; keys as above.
+        self._unpassed: list[tuple[Key, str]] = []
+        self._best: dict[str, Key] = {}
+        #: What was passed, by when, and what came back since.
+        self._passed: deque[tuple[float, Job]] = deque()
+        self._back: list[Job] = []
+        #: Each client's petitions that were found to be overtaken, by place and when they were
+        #: passed; and (key, client) as above.
+        self._late: dict[str, list[tuple[_Place, float]]] = {}
+        self._late_turns: list[tuple[Key, str]] = []
 
     def add(self, job: Job) -> None:
         """A petition has waiting images, and had none."""
@@ -58,7 +78,7 @@ class Line:
     def place(self, job: Job) -> None:
         """The petition may go earlier than before."""
         if self._clients[job.client][0][-1] is job:
-            heapq.heappush(self._turns, (self._key(job), job.client))
+            heapq.heappush(self._turns, (self.key(job), job.client))
             self._stands[job.client] = self._stands.get(job.client, 0) + 1
 
     def remove(self, job: Job) -> None:
@@ -73,7 +93,7 @@ class Line:
         while self._turns:
             key, client = self._turns[0]
             queue = self._clients.get(client)
-            current = self._key(queue[0][-1]) if queue else None
+            current = self.key(queue[0][-1]) if queue else None
             if queue and current == key:
                 return key, queue[0][-1]
             if current is None or self._stands[client] > 1:
@@ -85,20 +105,120 @@ class Line:
 
     def ordered(self, look: int = _LOOK) -> Iterator[Job]:
         """The first petitions of so many clients and so many of each, about in fair order."""
-        turns = heapq.nsmallest(look, ((self._key(q[0][-1]), c) for c, q in self._clients.items()))
-        for _, client in turns:
+        return (job for _, job in (self._look() if look == _LOOK else self._places(look)))
+
+    def _look(self) -> list[tuple[Key, Job]]:
+        if self._looked is None or self._looked[0] != self._shares.version:
+            self._looked = self._shares.version, list(self._places(_LOOK))
+        return self._looked[1]
+
+    def _places(self, look: int) -> Iterator[tuple[Key, Job]]:
+        firsts = ((self.key(queue[0][-1]), client) for client, queue in self._clients.items())
+        for _, client in heapq.nsmallest(look, firsts):
             for *_, job in islice(self._clients[client], look):
-                yield job
+                yield self.key(job), job
 
-    def passed(self, now: float) -> None:
-        """A petition of another line goes before this one's head."""
-        if self.passed_at is None:
-            self.passed_at = now
+    def changes(self) -> None:
+        """Petitions come or go, or stand elsewhere than before."""
+        self._looked = None
 
-    def _key(self, job: Job) -> Key:
-        # With one image of it in somebody's hands, the others are as anybody's.
-        first = job.new and job.waiting == job.images
+    def key(self, job: Job) -> Key:
+        """The place in fair order of a petition that waits here."""
+        # With one image of it in somebody's hands, the others are as anybody's; and so are those of
+        # a client who has since asked for something that goes before.
+        first = job.new and job.waiting == job.images and self._first_of(job.client) is job
         return _key(job, self._shares.round(job.client), first=first)
+
+    def before(self, key: Key) -> int:
+        """About how many images here go before it."""
+        return sum(job.waiting for place, job in self._look() if place < key)
+
+    # --- who is passed ----------------------------------------------------------------------
+
+    def given(self, job: Job) -> None:
+        """An image of it was handed out: it waits anew."""
+        job.passed_before, job.passed_at = job.passed_at or job.passed_before, None
+        if job.waiting:
+            self._watch(job)
+
+    def given_back(self, job: Job) -> None:
+        """It comes, or an image of it came back unseen: then it has waited all the time."""
+        if job.passed_before is None:
+            self._watch(job)
+        else:
+            job.passed_at, job.passed_before = job.passed_before, None
+            self._back.append(job)
+
+    def passed(self, now: float, by: Job, key: Key) -> None:
+        """A petition with this place in fair order is handed out: it passes who stand before."""
+        while self._unpassed and self._unpassed[0][0] < key:
+            at, client = heapq.heappop(self._unpassed)
+            if self._best.get(client) == at:
+                del self._best[client]
+                for *_, job in islice(self._clients.get(client, ()), _LOOK):
+                    if job is by or self.key(job) >= key:
+                        self._watch(job)
+                        break
+                    if job.passed_at is None:
+                        job.passed_at = now
+                        self._passed.append((now, job))
+
+    def _watch(self, job: Job) -> None:
+        """It may be passed."""
+        key, best = self.key(job), self._best.get(job.client)
+        if best is None or key < best:
+            self._best[job.client] = key
+            heapq.heappush(self._unpassed, (key, job.client))
+
+    def overtaken(self, since: float) -> tuple[Key, Job] | None:
+        """The first in fair order of those that were passed by then and have got nothing yet."""
+        while self._passed and self._passed[0][0] <= since:
+            self._is_late(*self._passed.popleft())
+        back, self._back = self._back, []
+        for job in back:
+            if job.passed_at is not None and job.passed_at <= since:
+                self._is_late(job.passed_at, job)
+            elif job.passed_at is not None:
+                self._back.append(job)
+        while self._late_turns:
+            key, client = self._late_turns[0]
+            first = self._late_of(client)
+            if first is None:
+                heapq.heappop(self._late_turns)
+            elif self.key(first) == key:
+                return key, first
+            else:
+                heapq.heapreplace(self._late_turns, (self.key(first), client))
+        return None
+
+    def _is_late(self, at: float, job: Job) -> None:
+        if not self._waits_since(at, job):
+            return
+        first = self._late_of(job.client)
+        late = self._late.setdefault(job.client, [])
+        if len(late) > 2 * self.images + _LOOK:
+            # The rest of those that have got something since.
+            late[:] = [one for one in late if self._waits_since(one[1], one[0][-1])]
+            heapq.heapify(late)
+        heapq.heappush(late, (_place(job), at))
+        if first is None or _place(job) < _place(first):
+            heapq.heappush(self._late_turns, (self.key(job), job.client))
+
+    def _late_of(self, client: str) -> Job | None:
+        """The first of its petitions that were overtaken, if they still are."""
+        late = self._late.get(client, [])
+        while late and not self._waits_since(late[0][1], late[0][0][-1]):
+            heapq.heappop(late)
+        if not late:
+            self._late.pop(client, None)
+        return late[0][0][-1] if late else None
+
+    def _waits_since(self, at: float, job: Job) -> bool:
+        return job.passed_at == at and job.waiting > 0 and _key_of(job) == self._name
+
+    def _first_of(self, client: str) -> Job | None:
+        queue = self._clients.get(client)
+        return queue[0][-1] if queue else None
 
 
 #: The head of a line: its place in fair order, and the line.
@@ -126,20 +246,23 @@ class Lines:
             return
         line = self._lines.get(_key_of(job))
         if line is None:
-            line = self._lines[_key_of(job)] = Line(job.context, self._shares)
+            line = self._lines[_key_of(job)] = Line(job, self._shares)
         before, job.waiting = job.waiting, job.waiting + images
         self._shares.wait(job.client, images)
         line.images += images
-        if images < 0:
-            line.passed_at = None
         if not before or not job.waiting or job.new:
             self._changed.add(line)
+            line.changes()
         if not before and job.waiting:
             line.add(job)
         elif before and not job.waiting:
             line.remove(job)
         elif images > 0 and job.new:
             line.place(job)
+        if images > 0:
+            line.given_back(job)
+        else:
+            line.given(job)
         if not line.images:
             del self._lines[_key_of(job)]
 
@@ -173,16 +296,22 @@ class Lines:
             self._changed.clear()
         return self._heads
 
+    def heads_before(self, key: Key) -> Iterator[Head]:
+        """Those that stand before this place, in fair order."""
+        return takewhile(lambda head: head[0] < key, self.heads())
+
 
 def _key(job: Job, round_: int, *, first: bool) -> Key:
     """The place of an image; the first of somebody who had nothing goes before all rounds."""
-    return Key(job.priority, _FIRST if first else round_, job.due, job.number)
+    if first:
+        round_ = _NEWCOMER if job.newcomer else _FIRST
+    return Key(job.priority, round_, job.due, job.number)
 
 
 def _key_of(job: Job) -> Hashable:
     return job.context, job.kind, job.pixels
 
 
-def _place(job: Job) -> tuple[int, float, int, str, Job]:
+def _place(job: Job) -> _Place:
     """Its place among the petitions of its client."""
     return job.priority, job.due, job.number, job.id, job

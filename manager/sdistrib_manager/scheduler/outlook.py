@@ -107,8 +107,13 @@ def left(box: Box, held: Held, now: float, costs: Costs) -> float:
     """Seconds until an image would be done, had the box nothing else; loading only if it began."""
     if held.begun_at is None:
         return costs.image_s(box.name, held.job)
+    expected_s, spent_s = held.expected_s, now - held.begun_at
+    if held.sampling_at is not None:
+        # Each of its steps takes at least as long as it has waited for the first.
+        first_s = now - held.sampling_at
+        expected_s = max(expected_s, spent_s - first_s + held.job.steps * first_s)
     # What takes longer than expected may take as long again as it is late.
-    return abs(held.expected_s - (now - held.begun_at))
+    return abs(expected_s - spent_s)
 
 
 class Outlooks(Generic[B]):
@@ -184,6 +189,10 @@ class Outlooks(Generic[B]):
     @staticmethod
     def _is_at(look: Outlook, context: Hashable) -> bool:
         return not look.held or context in (*look.contexts[:1], look.beside)
+
+    def roomy(self) -> set[B]:
+        """Boxes that draw, and may be handed one more image of something."""
+        return set().union(*self._roomy.values())
 
     def with_room(self, job: Job) -> list[B]:
         """Boxes that draw, and may be handed one more image: this one, which they need not load

@@ -4,22 +4,24 @@ Theory of operation. Whenever something changed, `Scheduler.orders` looks at the
 room. An image goes to the box that finishes it soonest, a load counted in; a slow box takes the
 first image in the line that it would finish no later than the others could (so nothing starts on a
 slow box that a fast one would be done with sooner). A box first serves what it has loaded. Another
-context is loaded for the oldest line that was overtaken for too long, else for the next in fair
-order for which the load pays. While it draws, a box is handed the next images that it need not load
-for, which can be taken back until they begin. A box that finds nothing to do takes back what
-another one holds and has not begun, or races the last images of a slower one. A box may keep
-several contexts; that which it used least lately goes for another.
+context is loaded for the next in fair order for which the load pays. Who was passed for too long,
+for the sake of what is loaded, is passed no more. While it draws, a box is handed the next images
+that it need not load for, which can be taken back until they begin. A box that finds nothing to do
+takes back what another one holds and has not begun, or races the last images of a slower one. A box
+may keep several contexts; that which it used least lately goes for another.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from functools import partial
 from math import inf
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sdistrib_manager.scheduler.costs import Costs
 from sdistrib_manager.scheduler.lines import Head, Key, Line, Lines
 from sdistrib_manager.scheduler.outlook import Outlooks, Ready, left
+from sdistrib_manager.scheduler.rights import LAST, Bound, Rights
+from sdistrib_manager.scheduler.rivals import Rivals
 from sdistrib_manager.scheduler.shares import QUANTUM_S, Shares
 from sdistrib_manager.scheduler.takeover import Takeover
 from sdistrib_manager.scheduler.work import Box, Held, Job
@@ -30,8 +32,12 @@ OVERTAKEN_S = 60.0
 _ASK_S = 1.0
 #: A box of another pixel class must be sooner by more than this part of the time.
 _HARDLY = 0.05
-#: Ends that differ by less than this part of an image are equal.
-_ROUNDING = 1e-9
+#: Who was overtaken for too long waits for a better box only if that would be done in this part of
+#: the time: what is better is wanted by others as well.
+_HURRY = 0.1
+
+#: Limits where there are none.
+_NONE: Mapping[Any, Key] = {}
 
 _B = TypeVar("_B", bound=Box)
 
@@ -58,6 +64,16 @@ class Race(NamedTuple, Generic[_B]):
 
 
 Order = Give[_B] | TakeBack[_B] | Race[_B]
+
+
+class Progress(NamedTuple):
+    """How far the sampling of an image is."""
+
+    #: In all, and done.
+    steps: int
+    done: int
+    #: Seconds of the last one.
+    step_s: float
 
 
 @dataclass(slots=True)
@@ -126,9 +142,23 @@ class Scheduler:
         expected_s = self.costs.image_s(box.name, job)
         if job.context not in box.contexts:
             expected_s += self.costs.load_s(box.name, job)
-        job.new = False
+        job.new, job.passed_before = False, None
         self.shares.charge(job.client, expected_s, now)
         return expected_s
+
+    def stepped(self, box: Box, held: Held, progress: Progress, now: float) -> float:
+        """An image that the box draws has come so far.
+
+        Returns:
+            Expected seconds from its beginning to the picture. What was learned of the box stands
+            where more is to come than these steps, as in highres fix.
+        """
+        steps, done, step_s = progress
+        known = self.costs.knows(box.name, held.job)
+        if held.begun_at is None or (known and steps != held.job.steps):
+            return held.expected_s
+        left_s = max(0, steps - done) * step_s
+        return now - held.begun_at + left_s + self.costs.rest_s(box.name, held.job)
 
 
 class _Turn(Generic[_B]):
@@ -156,19 +186,20 @@ class _Turn(Generic[_B]):
         self._fits = fits
         self._held_back = held_back
         self._outlooks = Outlooks(boxes, now, scheduler.costs, scheduler.policy.copy_cost)
-        #: What `_kept_for` found, for which heads, and the boxes that it rests on.
-        self._kept: tuple[list[Head], dict[_B, Head]] | None = None
-        self._firsts: set[_B] = set()
+        bound = Bound(self._policy.overtaken_s, self._policy.overtaken_loads)
+        self._rights = Rights(now, bound, self._costs, self._lines, self._outlooks, able)
+        #: Lines that leave their images to others than the boxes with room.
+        self._refused: set[Line] = set()
 
     def orders(self) -> Iterator[Order[_B]]:
         while (give := self._next()) is not None:
             self._mark_passed(give)
             yield give
-            # One more image in the same context makes a box no better for anybody.
-            look = self._outlooks[give.box]
-            more = look.held and look.has[:1] == (give.job.context,)
-            self._kept = self._kept if more and give.box not in self._firsts else None
+            self._rights.was_given(give.box, give.job)
             self._outlooks.again(give.box)
+            # Boxes that are at this have more to do now, which may be too much for them.
+            context = give.job.context
+            self._refused = {line for line in self._refused if line.context != context}
         yield from self._make_way()
         if self._outlooks.idle:
             yield from self._help()
@@ -180,64 +211,28 @@ class _Turn(Generic[_B]):
         idle = self._outlooks.idle
         for priority in sorted({key.priority for key, _, _ in heads}):
             of_it = [one for one in heads if one[0].priority == priority]
-            give = None
-            if idle:
-                give = self._urgent(of_it, idle) or self._loaded(of_it) or self._fresh(of_it, idle)
-            roomy = [] if give else [h for h in of_it if self._outlooks.with_room(h[1])]
-            if roomy:
-                give = self._behind(roomy, self._kept_for(heads))
+            give = self._to_idle(of_it, idle) if idle else None
+            give = give or self._behind(of_it)
             if give:
                 return give
         return None
 
-    def _may_be_urgent(self, head: Head) -> bool:
-        """Whether it is urgent for any box, were loads quick."""
-        key, job, line = head
-        since = line.passed_at
-        overtaken = since is not None and self._now - since >= self._policy.overtaken_s
-        return overtaken or (key.round < 0 and job.newcomer)
-
-    def _is_urgent(self, head: Head, box: _B) -> bool:
-        """Of a newcomer, or overtaken for too long: it does not wait for what the box has."""
-        key, job, line = head
-        if key.round < 0 and job.newcomer:
-            return True
-        since = line.passed_at
-        load_s = self._costs.load_s(box.name, job)
-        bound_s = max(self._policy.overtaken_s, self._policy.overtaken_loads * load_s)
-        return since is not None and self._now - since >= bound_s
-
-    def _urgent(self, heads: list[Head], idle: list[_B]) -> Give[_B] | None:
-        """Newcomers, then the line that was overtaken for longest if that is too long."""
-        for head in sorted(filter(self._may_be_urgent, heads), key=_urgency):
-            boxes = [box for box in idle if self._is_urgent(head, box)]
-            give = self._best(head[2], boxes)
+    def _to_idle(self, heads: list[Head], idle: list[_B]) -> Give[_B] | None:
+        """Newcomers first. Else a box goes on with what it has loaded, or loads where that pays;
+        but nobody who was overtaken for too long, and would take an idle box, is passed again."""
+        for head in self._rights.newcomers(heads):
+            give = self._best(head[2], idle, _NONE)
             if give is not None:
                 return give
-        return None
-
-    def _kept_for(self, heads: list[Head]) -> dict[_B, Head]:
-        """Busy boxes that shall be handed nothing more: each is the first to be free for an
-        urgent line that it must load for."""
-        if self._kept is None or self._kept[0] is not heads:
-            kept: dict[_B, Head] = {}
-            self._firsts = set()
-            free = self._outlooks.by_readiness()
-            for head in filter(self._may_be_urgent, heads):
-                self._keep(head, kept, free)
-            self._kept = heads, kept
-        return self._kept[1]
-
-    def _keep(self, head: Head, kept: dict[_B, Head], free: list[Ready]) -> None:
-        """Keep one of these boxes for the head, if it is to be."""
-        first = self._outlooks.first(head[1], self._able, free)
-        if first is None:
-            return
-        box = self._boxes[first[1]]
-        self._firsts.add(box)
-        if self._outlooks[box].held and self._is_urgent(head, box):
-            kept[box] = head
-            free.remove(first)
+        for key, _, line in self._rights.overtaken():
+            if key.priority > heads[0][0].priority:
+                break
+            limits = dict.fromkeys(idle, key)
+            give = self._best(line, idle, limits, hurry=_HURRY)
+            if give is not None:
+                before = [head for head in heads if head[0] <= key]
+                return self._loaded(before, limits) or self._fresh(before, idle, limits) or give
+        return self._loaded(heads) or self._fresh(heads, idle)
 
     def _make_way(self) -> Iterator[Order[_B]]:
         """What waits on a box before somebody of better right is taken back if it can be.
@@ -247,15 +242,20 @@ class _Turn(Generic[_B]):
         heads, last = self._lines.heads(), self._last_to_begin()
         if not heads or last is None or last <= heads[0][0]:
             return
-        kept = self._kept_for(heads)
+        for box, key in self._rights.next_boxes():
+            yield from self._take_back(box, key.__lt__)
+        kept = self._rights.kept()
         for head in heads:
             # Nothing that was handed out stands behind this one, nor behind those that follow.
             if last <= head[0]:
                 break
+            # Nor does anything give way to it, if not even the last does.
+            if not _gives_way(head[0], last):
+                continue
             boxes = self._would_be_handed(head, kept)
             if boxes and not any(held.revoking for box in boxes for held in box.holds):
                 _, place = min((self._end_before(box, head), i) for i, box in enumerate(boxes))
-                yield from self._take_back_others(boxes[place], head)
+                yield from self._take_back(boxes[place], partial(_gives_way, head[0]))
 
     def _last_to_begin(self) -> Key | None:
         """The last in fair order of what boxes hold and have not begun."""
@@ -275,23 +275,19 @@ class _Turn(Generic[_B]):
 
     def _end_before(self, box: _B, head: Head) -> float:
         """When the box would have finished the head of a line if all that gives way did so."""
-        job = head[1]
-        way_s = sum(left(box, held, self._now, self._costs) for held in self._way(box, head))
-        return self._outlooks.reckoned(box, job) - way_s
+        way = self._way(box, partial(_gives_way, head[0]))
+        way_s = sum(left(box, held, self._now, self._costs) for held in way)
+        return self._outlooks.reckoned(box, head[1]) - way_s
 
-    def _way(self, box: _B, head: Head) -> list[Held]:
-        """What gives way: not begun nor about to, and of a lower priority, or in the way of a first
-        image."""
-        way = []
-        for held in list(box.holds)[1:]:
-            key = self._lines.key(held.job)
-            other = key.priority > head[0].priority or head[0].round < 0 <= key.round
-            if held.begun_at is None and not held.revoking and other:
-                way.append(held)
-        return way
+    def _way(self, box: _B, gives_way: Callable[[Key], bool]) -> list[Held]:
+        """What gives way on a box: of these, what has not begun nor is about to."""
+        after = (held for held in list(box.holds)[1:] if held.begun_at is None)
+        return [
+            held for held in after if not held.revoking and gives_way(self._lines.key(held.job))
+        ]
 
-    def _take_back_others(self, box: _B, head: Head) -> Iterator[Order[_B]]:
-        way = self._way(box, head)
+    def _take_back(self, box: _B, gives_way: Callable[[Key], bool]) -> Iterator[Order[_B]]:
+        way = self._way(box, gives_way)
         if way and self._may_ask(box):
             for held in way:
                 yield TakeBack(box, held)
@@ -303,33 +299,45 @@ class _Turn(Generic[_B]):
         self._asked[box.name] = self._now
         return True
 
-    def _loaded(self, heads: list[Head]) -> Give[_B] | None:
+    def _loaded(self, heads: list[Head], limits: Mapping[_B, Key] = _NONE) -> Give[_B] | None:
         """An idle box goes on with what it has loaded."""
         loaded = {context for box in self._outlooks.idle for context in box.contexts}
         for _, job, line in heads:
             if job.context in loaded:
                 having = self._outlooks.having(job.context)
-                give = self._best(line, [box for box in having if not self._outlooks[box].held])
+                boxes = [box for box in having if not self._outlooks[box].held]
+                give = self._best(line, boxes, limits)
                 if give is not None:
                     return give
         return None
 
-    def _fresh(self, heads: list[Head], idle: list[_B]) -> Give[_B] | None:
+    def _fresh(
+        self, heads: list[Head], idle: list[_B], limits: Mapping[_B, Key] = _NONE
+    ) -> Give[_B] | None:
         """An idle box loads something else, where that pays."""
         for _, _, line in heads:
-            give = self._best(line, idle)
+            give = self._best(line, idle, limits)
             if give is not None:
                 return give
         return None
 
-    def _behind(self, heads: list[Head], kept: dict[_B, Head]) -> Give[_B] | None:
+    def _behind(self, heads: list[Head]) -> Give[_B] | None:
         """A box that draws is handed the next image that it need not load for."""
-        for head in heads:
-            roomy = self._outlooks.with_room(head[1])
-            boxes = [box for box in roomy if kept.get(box, head) == head]
-            give = self._best(head[2], boxes)
+        kept = self._rights.kept()
+        limits = {box: self._rights.limit(box) for box in self._outlooks.roomy()}
+        worst = max(limits.values(), default=None)
+        for key, job, line in heads:
+            if worst is None or worst < key:
+                break
+            if line in self._refused:
+                continue
+            roomy = (box for box in self._outlooks.with_room(job) if key <= limits[box])
+            boxes = [box for box in roomy if box not in kept or key <= kept[box][0]]
+            give = self._best(line, boxes, limits)
             if give is not None:
                 return give
+            if boxes:
+                self._refused.add(line)
         return None
 
     def _first(self, line: Line) -> Job | None:
@@ -340,8 +348,21 @@ class _Turn(Generic[_B]):
             return head[1]
         return next((job for job in line.ordered() if not self._held_back(job)), None)
 
-    def _best(self, line: Line, boxes: list[_B]) -> Give[_B] | None:
-        """The box of these that would be done soonest, and the image of the line for it."""
+    def _best(
+        self,
+        line: Line,
+        boxes: list[_B],
+        limits: Mapping[_B, Key],
+        hurry: float = 1.0,
+    ) -> Give[_B] | None:
+        """The box of these that would be done soonest, and the image of the line for it.
+
+        Args:
+            line: has a head.
+            boxes: among these.
+            limits: of what boxes may be given, see `Rights.limit`; no limit where there is none.
+            hurry: others must be so much sooner for nothing to be given.
+        """
         job = self._first(line) if boxes else None
         if job is None:
             return None
@@ -352,9 +373,15 @@ class _Turn(Generic[_B]):
                 if self._able(box, job)
             ),
         )
+        rivals = Rivals(self._outlooks, self._costs, self._lines, self._able, line, job)
         for end, i in self._preferred(job, boxes, ends):
-            chosen = self._pick(line, job, boxes[i], end)
-            if chosen is not None:
+            by = self._now + hurry * (end - self._now)
+            before = rivals.drawn_before(by, boxes[i], line.images)
+            if before >= line.images:
+                # So they would before a later end.
+                return None
+            chosen = self._pick(line, job, boxes[i], before)
+            if line.key(chosen) <= limits.get(boxes[i], LAST):
                 return Give(boxes[i], chosen)
         return None
 
@@ -369,12 +396,9 @@ class _Turn(Generic[_B]):
         others = [(end, i) for end, i in ends if i not in alike]
         return [(soonest, i) for i in alike] + others
 
-    def _pick(self, line: Line, first: Job, box: _B, end: float) -> Job | None:
-        """The first image of the line that others would not have finished before `end`."""
-        before = self._done_by_others(first, box, end, line.images)
-        if before >= line.images:
-            return None
-        if not before:
+    def _pick(self, line: Line, first: Job, box: _B, before: int) -> Job:
+        """The first image of the line of which others have not drawn so many before."""
+        if not before or (before < first.waiting and self._able(box, first)):
             return first
         for job in line.ordered():
             if before < job.waiting and self._able(box, job):
@@ -382,39 +406,22 @@ class _Turn(Generic[_B]):
             before -= job.waiting
         return first
 
-    def _done_by_others(self, job: Job, box: _B, end: float, enough: int) -> int:
-        """Images of the line that other boxes would finish before `end`.
-
-        Of boxes that are at something else nothing is expected.
-        """
-        count = 0
-        having = self._outlooks.at_work_on(job.context)
-        idle = (other for other in self._outlooks.idle if job.context not in other.contexts)
-        for other in chain(having, idle):
-            ready_at = self._outlooks[other].ready_at
-            if other is box or ready_at >= end or not self._able(other, job):
-                continue
-            image_s = self._costs.image_s(other.name, job)
-            first = self._outlooks.reckoned(other, job)
-            if first < end:
-                count += 1 + int((end - first) / image_s - _ROUNDING)
-            if count >= enough:
-                break
-        return count
-
     def _mark_passed(self, give: Give[_B]) -> None:
         """Who stands before this job in fair order and could have had the box was passed."""
         line = self._lines.of(give.job)
-        for _, job, other in takewhile(lambda head: head[2] is not line, self._lines.heads()):
+        assert line is not None  # noqa: S101 - it waits
+        key = line.key(give.job)
+        for _, job, other in self._lines.heads_before(key):
             if self._able(give.box, job):
-                other.passed(self._now)
+                other.passed(self._now, give.job, key)
 
     # --- idle boxes -------------------------------------------------------------------------
 
     def _help(self) -> Iterator[Order[_B]]:
         """Nothing waits for these boxes: take over, or race, what a slower one holds."""
         takeover = Takeover(self._now, self._costs, self._outlooks, self._able, self._fits)
-        free = list(self._outlooks.idle)
+        # The quickest first: it wins most with what is latest.
+        free = sorted(self._outlooks.idle, key=lambda box: self._costs.slowness(box.name))
         for held in [held for box in self._boxes for held in box.holds if held.revoking]:
             takeover.feed(held, free)
         while free:
@@ -432,7 +439,6 @@ class _Turn(Generic[_B]):
                 takeover.add(box)
 
 
-def _urgency(head: Head) -> tuple[bool, float, Key]:
-    key, _, line = head
-    since = line.passed_at
-    return key.round >= 0, since if since is not None else inf, key
+def _gives_way(key: Key, other: Key) -> bool:
+    """What a box holds gives way to a higher priority, and to a first image."""
+    return other.priority > key.priority or key.round < 0 <= other.round

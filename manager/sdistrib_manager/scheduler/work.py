@@ -56,6 +56,11 @@ class Job:
     #: What its first image was drawn by: boxes of this pixel class are preferred to others that are
     #: hardly sooner. None before there was one.
     prefers: Hashable = None
+    #: When an image of a petition of worse right was first handed out, since one of its own was, to
+    #: a box that could draw it; None before that. See `lines`.
+    passed_at: float | None = None
+    #: The same before the last one of its own was, until that begins: it may come back.
+    passed_before: float | None = None
 
 
 def used(contexts: Contexts, context: Hashable, keep: int) -> Contexts:
@@ -82,6 +87,10 @@ class Held(Protocol):
     @property
     def expected_s(self) -> float:
         """Seconds it was expected to take when it began, loading included."""
+
+    @property
+    def sampling_at(self) -> float | None:
+        """When it began to sample, while the first step is not done."""
 
     @property
     def revoking(self) -> bool:
