@@ -48,7 +48,7 @@ def _real(stamps: Stamps) -> None:
 
     draw = SdCpp.draw
 
-    def stamped(self: SdCpp, request: Draw) -> Painting:
+    def stamped(self: SdCpp, request: Draw) -> list[Painting]:
         stamps.put("+")
         try:
             return draw(self, request)

@@ -23,8 +23,8 @@ class Generating:
         """A step of the sampling is done."""
         self._previewing.stepped(step)
 
-    def picture(self, context: Any, request: Draw, filled: Filled) -> Any:
-        """The picture as an `sd_image_t`.
+    def pictures(self, context: Any, request: Draw, filled: Filled) -> list[Any]:
+        """The pictures as `sd_image_t`s, as many as the request has images.
 
         Raises:
             RefusalError: no picture came of it, or one without something that was wished for.
@@ -38,16 +38,16 @@ class Generating:
             self._previewing.begin(None)
         if not images:
             raise self._telling.refusal("The engine drew no picture")
-        image = api.sd_image_t.from_buffer_copy(images[0])
+        pictures = [api.sd_image_t.from_buffer_copy(images[i]) for i in range(request.count)]
         capi.free_images(images)
-        if not image.data:
-            raise self._telling.refusal("The engine drew an empty picture")
         try:
+            if not all(picture.data for picture in pictures):
+                raise self._telling.refusal("The engine drew an empty picture")
             self._check_wishes(filled)
         except RefusalError:
-            capi.free_image(image)
+            free(pictures)
             raise
-        return image
+        return pictures
 
     def frames(self, context: Any, request: Draw, filled: Filled) -> list[Any]:
         """The frames of a video as `sd_image_t`s, at least one. A preview shows the first of them.
@@ -72,8 +72,7 @@ class Generating:
         capi.free_images(images)
         unread = ", ".join(self._telling.story.unread)
         if unread or not all(frame.data for frame in frames):
-            for frame in frames:
-                capi.free_image(frame)
+            free(frames)
             raise self._telling.refusal(
                 f"The engine could not read {unread}" if unread else "The engine lost a frame"
             )
@@ -103,6 +102,12 @@ class Generating:
         text = b"\n".join(prompts).decode()
         used = self._telling.story.embeddings
         return [name for name, word in filled.words.items() if word in text and word not in used]
+
+
+def free(images: list[Any]) -> None:
+    """Free pictures of the engine."""
+    for image in images:
+        capi.free_image(image)
 
 
 def resolve_sampler(context: Any, sample: Any) -> None:

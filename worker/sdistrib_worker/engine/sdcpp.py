@@ -21,7 +21,7 @@ from sdistrib_worker.engine import capi, device
 from sdistrib_worker.engine.base import Painting, RefusalError, Reporter
 from sdistrib_worker.engine.capi import api
 from sdistrib_worker.engine.contexts import Contexts
-from sdistrib_worker.engine.generating import Generating
+from sdistrib_worker.engine.generating import Generating, free
 from sdistrib_worker.engine.structs import Filled, asked_size, needs_encoder
 from sdistrib_worker.engine.telling import Telling
 from sdistrib_worker.engine.upscaling import Upscaler, Upscaling, free_unless
@@ -77,8 +77,8 @@ class SdCpp:
         """What this engine is and which device it has."""
         return self._facts
 
-    def draw(self, request: Draw) -> Painting:
-        """Draw one image, after loading its context if that is not loaded.
+    def draw(self, request: Draw) -> list[Painting]:
+        """Draw the images of a request, after loading their context if that is not loaded.
 
         Where memory runs out while other contexts are kept, they go, and it is tried once more.
 
@@ -96,47 +96,51 @@ class SdCpp:
                 raise
         self._telling.reporter.log(2, f"{_FREED_OTHERS}; drawing again")
         try:
-            painting = self._draw(request)
+            paintings = self._draw(request)
         except RefusalError as refusal:
             if refusal.code == "out_of_memory":
                 self.unload()
             raise
-        return painting._replace(notes=(*painting.notes, _FREED_OTHERS))
+        return [one._replace(notes=(*one.notes, _FREED_OTHERS)) for one in paintings]
 
-    def _draw(self, request: Draw) -> Painting:
+    def _draw(self, request: Draw) -> list[Painting]:
         self._telling.begin()
         try:
             filled = _filled(request)
             if request.params.mode == "upscale":
-                return self._enlarge(request, filled)
+                return [self._enlarge(request, filled)]
             if request.params.mode == "vid_gen":
-                return self._film(request, filled)
+                return [self._film(request, filled)]
             return self._paint(request, filled)
         except MemoryError:
             raise RefusalError("out_of_memory", "No memory is left for the picture.") from None
 
-    def _paint(self, request: Draw, filled: Filled) -> Painting:
+    def _paint(self, request: Draw, filled: Filled) -> list[Painting]:
+        """Draw pictures, all in one run of the engine."""
         began = time.monotonic()
         loaded = self._load(request, filled)
         self._check_mode(film=False)
         upscaler = self._load_upscaler(request, filled, asked_size(request.params))
-        drawing = time.monotonic()
+        load_s = time.monotonic() - began if loaded else 0.0
+        self._telling.draws(request.count)
         try:
-            image = self._generating.picture(self._context, request, filled)
+            images = self._generating.pictures(self._context, request, filled)
         finally:
             self._forget_person(request)
-        got = (image.width, image.height)
+        notes = _size_note(asked_size(request.params), (images[0].width, images[0].height))
         try:
-            self._upscaling.enlarge(image, upscaler, request.params.upscale_repeats)
-            return self._painting(
-                [image],
-                filled.img.sample_params,
-                load_s=drawing - began if loaded else 0.0,
-                draw_s=time.monotonic() - drawing,
-                notes=_size_note(asked_size(request.params), got),
-            )
+            for image in images:
+                self._upscaling.enlarge(image, upscaler, request.params.upscale_repeats)
+            self._telling.shares.ended(time.monotonic())
+            sample = filled.img.sample_params
+            return [
+                self._painting(
+                    [image], sample, number, load_s=0.0 if number else load_s, notes=notes
+                )
+                for number, image in enumerate(images)
+            ]
         finally:
-            capi.free_image(image)
+            free(images)
 
     def _film(self, request: Draw, filled: Filled) -> Painting:
         """Draw a video, all frames in one run of the engine."""
@@ -145,23 +149,19 @@ class SdCpp:
         self._check_mode(film=True)
         size = (request.params.width, request.params.height)
         upscaler = self._load_upscaler(request, filled, size)
-        drawing = time.monotonic()
+        load_s = time.monotonic() - began if loaded else 0.0
+        self._telling.draws(1)
         frames = self._generating.frames(self._context, request, filled)
         got = (frames[0].width, frames[0].height)
         lost = _frames_note(request.params.video_frames, len(frames))
         try:
             for frame in frames:
                 self._upscaling.enlarge(frame, upscaler, request.params.upscale_repeats)
-            return self._painting(
-                frames,
-                filled.vid.sample_params,
-                load_s=drawing - began if loaded else 0.0,
-                draw_s=time.monotonic() - drawing,
-                notes=(*_size_note(size, got), *lost),
-            )
+            self._telling.shares.ended(time.monotonic())
+            notes = (*_size_note(size, got), *lost)
+            return self._painting(frames, filled.vid.sample_params, load_s=load_s, notes=notes)
         finally:
-            for frame in frames:
-                capi.free_image(frame)
+            free(frames)
 
     def _enlarge(self, request: Draw, filled: Filled) -> Painting:
         """Make a given picture larger; the context, if there is one, stays for what comes next."""
@@ -176,16 +176,13 @@ class SdCpp:
         began = time.monotonic()
         before = self._upscaling.loaded
         upscaler = self._load_upscaler(request, filled, size)
-        drawing = time.monotonic()
+        load_s = time.monotonic() - began if upscaler is not before else 0.0
+        self._telling.draws(1)
         image = api.sd_image_t.from_buffer_copy(given)
         try:
             self._upscaling.enlarge(image, upscaler, request.params.upscale_repeats, given)
-            return self._painting(
-                [image],
-                None,
-                load_s=drawing - began if upscaler is not before else 0.0,
-                draw_s=time.monotonic() - drawing,
-            )
+            self._telling.shares.ended(time.monotonic())
+            return self._painting([image], None, load_s=load_s)
         finally:
             free_unless(given, image)
 
@@ -193,12 +190,12 @@ class SdCpp:
         self,
         images: Sequence[Any],
         sample: Any,
+        number: int = 0,
         *,
         load_s: float,
-        draw_s: float,
         notes: tuple[str, ...] = (),
     ) -> Painting:
-        """One picture of one or several frames, sampled with `sample` or not at all."""
+        """Image `number` of the call, one or several frames; sampled with `sample`, if at all."""
         method = scheduler = ""
         if sample is not None:
             method = capi.enum_name("sample_method", sample.sample_method)
@@ -209,8 +206,8 @@ class SdCpp:
             height=images[0].height,
             channels=images[0].channel,
             load_s=load_s,
-            draw_s=draw_s,
-            sampling_s=self._telling.story.sampling_s,
+            draw_s=self._telling.shares.draw_s(number),
+            sampling_s=self._telling.shares.sampling_s(number),
             sampling_method=method,
             scheduler=scheduler,
             notes=(*notes, *self._telling.story.notes()),

@@ -5,6 +5,7 @@ import time
 from sdistrib import limits
 from sdistrib.protocol.messages import Phase
 from sdistrib_worker.engine.base import RefusalError, Reporter
+from sdistrib_worker.engine.shares import Shares
 from sdistrib_worker.engine.story import Story, Where
 
 
@@ -19,10 +20,16 @@ class Telling:
         self.reporter = reporter
         #: That of the request under way.
         self.story = Story("loading", time.monotonic())
+        #: What its images take, from the moment that all is loaded.
+        self.shares = Shares(1, time.monotonic())
 
     def begin(self) -> None:
         """Another request begins."""
         self.story = Story("loading", time.monotonic())
+
+    def draws(self, count: int) -> None:
+        """All is loaded; so many images are drawn now."""
+        self.shares = Shares(count, time.monotonic())
 
     def enter(self, phase: Phase) -> None:
         """The caller itself begins something else."""
@@ -55,4 +62,5 @@ class Telling:
         return RefusalError("engine_error", message, loading=loading)
 
     def _tell(self, where: Where) -> None:
+        self.shares.moved(where, time.monotonic())
         self.reporter.at(*where)
