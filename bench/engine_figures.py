@@ -1,4 +1,4 @@
-"""Figures of the worker with an engine: the gap between images, pictures per second, memory."""
+"""Figures of the worker with an engine: gaps, pictures per second, calls of several, memory."""
 
 import contextlib
 import tempfile
@@ -21,6 +21,10 @@ _THREADS = 1
 PARAMS = Params(prompt="a red house", model="tiny", width=96, height=96, steps=4, cfg_scale=1.0)
 #: The quickest picture there is: a gap does not depend on what is drawn.
 _SMALL = Params(prompt="a red house", model="tiny", width=64, height=64, steps=1, cfg_scale=1.0)
+#: What `bench.bare` can draw.
+KINDS = {"usual": PARAMS, "quick": _SMALL}
+#: Images in one call of the engine, and in as many calls.
+_CALL = 8
 _IMAGES = {"real": 20, "scripted": 60}
 _RATE_IMAGES = 20
 
@@ -77,6 +81,18 @@ def _rates(rounds: int) -> Iterator[Sample]:
             yield Sample.ratio(ours, _RATE_IMAGES / float(bare.prints()))
 
 
+def _calls(rounds: int, kind: str) -> Iterator[Sample]:
+    """Seconds of the images of one call by those of as many calls."""
+    with running("bench.bare", str(models() / _MODEL), str(_THREADS), kind) as bare:
+        bare.hears("1")
+        bare.prints()
+        for _ in range(rounds):
+            bare.hears(f"{_CALL} {_CALL}")
+            together_s = float(bare.prints())
+            bare.hears(f"{_CALL} 1")
+            yield Sample.ratio(together_s, float(bare.prints()))
+
+
 def _memory(rounds: int, *, of_manager: bool) -> Iterator[Sample]:
     """MiB in RAM of a manager or a supervisor that has made one picture and is idle."""
     for _ in range(rounds):
@@ -96,6 +112,14 @@ FIGURES = (
     Figure(
         "rate", f"pictures/s, -b {_RATE_IMAGES} through manager and worker, by the bare engine's",
         0.95, ">=", "x", "/s", 3, _rates,
+    ),
+    Figure(
+        "calls", f"{_CALL} images in one call of the engine, by {_CALL} calls; 4 steps, 96x96",
+        1.0, "<=", "x", "s", 5, lambda rounds: _calls(rounds, "usual"),
+    ),
+    Figure(
+        "calls-quick", f"{_CALL} images in one call of the engine, by {_CALL} calls; 1 step, 64x64",
+        1.0, "<=", "x", "s", 10, lambda rounds: _calls(rounds, "quick"),
     ),
     Figure(
         "memory-manager", "memory of an idle manager",

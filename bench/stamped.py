@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from sdistrib import limits
 from sdistrib.protocol.engine import Began, Draw, Drawn, EngineFrame
 from sdistrib.testing import scripted_engine
 from sdistrib_worker.engine.base import Painting
@@ -48,7 +49,7 @@ def _real(stamps: Stamps) -> None:
 
     draw = SdCpp.draw
 
-    def stamped(self: SdCpp, request: Draw) -> Painting:
+    def stamped(self: SdCpp, request: Draw) -> list[Painting]:
         stamps.put("+")
         try:
             return draw(self, request)
@@ -74,6 +75,9 @@ def _scripted(stamps: Stamps) -> None:
 def _worker(kind: str, path: str) -> None:
     from sdistrib_worker.cli import command  # noqa: PLC0415 - the child does without
     from sdistrib_worker.flags import Programs  # noqa: PLC0415
+
+    # In a call of several there is no gap between its images.
+    limits.CALL_S_MAX = 0.0
 
     def engine(device: str) -> tuple[str, ...]:
         module = (sys.executable, "-m", "bench.stamped", "engine", kind, path)

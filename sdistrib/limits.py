@@ -190,6 +190,12 @@ LOAD_S_BASE = 300.0
 LOAD_S_PER_GIB = 20.0
 #: The child has this long to start its interpreter and find its devices.
 ENGINE_START_S = 60.0
+#: Expected seconds of one call of the engine for several images: their pictures come at its end, so
+#: that long a client sees nothing, a cancel is not felt, and so much work a crash undoes.
+CALL_S_MAX = 2.0
+#: Images of one call: the most that a manager grants at once. Each waits for the last in the
+#: child's memory, 12 bytes for a pixel.
+CALL_IMAGES_MAX = 16
 #: A child that is told to end gets this long before SIGKILL.
 ENGINE_STOP_S = 5.0
 #: Waits between restarts of a child that keeps dying.

@@ -51,13 +51,18 @@ class PreviewWish(msgspec.Struct, frozen=True):
 
 
 class Draw(EngineFrame, frozen=True, kw_only=True):
-    """Draw one image, after loading its context if another one is loaded."""
+    """Draw an image, or several in one call, after loading their context if another is loaded."""
 
-    #: Number of this request; every reply about it carries it.
+    #: Number of this request, and of its first image; the other images have the numbers behind it.
+    #: Every reply carries that of the image that it is about.
     ticket: int
+    #: Images that are drawn together, each with the seed behind the one before. More than one only
+    #: of plain pictures: no input files, no highres fix, no upscaler, no previews.
+    count: Annotated[int, Meta(ge=1, le=limits.CALL_IMAGES_MAX)] = 1
     #: Context key: equal keys need no reload.
     context: str
     params: Params
+    #: The first image's own.
     seed: int
     #: Absolute path for each field of `params` that names a model file (and "hires_upscaler").
     files: dict[str, str]
@@ -92,7 +97,7 @@ class PreviewWanted(EngineFrame, frozen=True, kw_only=True):
 class Interrupt(EngineFrame, frozen=True, kw_only=True):
     """End a request early, for a child whose `Ready` says that it can; answered by `Declined`."""
 
-    #: The request; one that is over is left alone.
+    #: The request, with all its images; one that is over is left alone.
     ticket: int
 
 
@@ -108,14 +113,15 @@ class Ready(EngineFrame, frozen=True, kw_only=True):
 
 
 class Began(EngineFrame, frozen=True, kw_only=True):
-    """The child has taken up this request."""
+    """The child has taken up this request, or in its call come to another image of it."""
 
     ticket: int
 
 
 class At(EngineFrame, frozen=True, kw_only=True):
-    """Where the request is. Sent on each change of phase and at each step."""
+    """Where the request is. Sent on each change of phase or image and at each step."""
 
+    #: The image that the engine is at.
     ticket: int
     phase: Phase
     step: int = 0
@@ -134,8 +140,8 @@ class Holds(EngineFrame, frozen=True, kw_only=True):
 class Drawn(EngineFrame, frozen=True, kw_only=True):
     """The picture is finished; its pixels are in the file that comes with this frame.
 
-    The file holds `frames * width * height * channels` bytes, frame by frame, row by row from the
-    top, no padding.
+    Those of a call of several come when it ends, in order. The file holds
+    `frames * width * height * channels` bytes, frame by frame, row by row from the top, no padding.
     """
 
     ticket: int
@@ -145,6 +151,7 @@ class Drawn(EngineFrame, frozen=True, kw_only=True):
     #: More than one in a video.
     frames: int = 1
     load_s: float
+    #: In a call of several, its own part and an even one of what was done for all.
     draw_s: float
     #: All sampling steps together, by the child's clock; no more than `draw_s`.
     sampling_s: float = 0.0
@@ -171,8 +178,9 @@ class Previewed(EngineFrame, frozen=True, kw_only=True):
 
 
 class Declined(EngineFrame, frozen=True, kw_only=True):
-    """The request ended without a picture and the child goes on."""
+    """The request ended without a picture, of any of its images, and the child goes on."""
 
+    #: The image that the engine was at.
     ticket: int
     code: ErrorCode
     message: str

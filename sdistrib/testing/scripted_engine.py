@@ -5,6 +5,8 @@
 It speaks `sdistrib.protocol.engine` on the inherited socket as the real child does, and draws small
 deterministic pictures from (prompt, seed, size) with the directives left out of the prompt.
 
+Of a call of several images the directives of a load are those of the first.
+
 A directive is a word of the prompt: `!name`, `!name=value`, either followed by `@SEED` when it is
 for the image of that seed only. Those that end the child do so in the middle of the sampling steps.
 
@@ -27,7 +29,8 @@ for the image of that seed only. Those that end the child do so in the middle of
     !once=PATH    all other directives act only while PATH does not exist; it is made then
 
 SDISTRIB_SCRIPTED_IMAGE_S gives the seconds per image where no `!sleep` does, 0 by default.
-SDISTRIB_SCRIPTED_LOG=FILE gets a JSON line for each image begun and each one drawn, with its seed.
+SDISTRIB_SCRIPTED_LOG=FILE gets a JSON line for each image begun and each one drawn, with its seed;
+one begun also says of how many images its call is.
 SDISTRIB_SCRIPTED_CANCELS=1 makes it an engine that can end a picture early.
 SDISTRIB_SCRIPTED_START=exit=N or =hang makes the child end or hang before it is ready.
 SDISTRIB_SCRIPTED_BACKEND is the backend that it says it has, "cpu" by default.
@@ -50,7 +53,7 @@ import termios
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -116,6 +119,16 @@ def picture(prompt: str, seed: int, width: int, height: int, noise: bool = False
     return b"".join(bytes([key[y % 32]]) + row[1:] for y in range(height))
 
 
+class _Image(NamedTuple):
+    """One image of a request."""
+
+    seed: int
+    #: Without directives.
+    prompt: str
+    directives: Directives
+    sampling_s: float = 0.0
+
+
 class Child:
     """The child program."""
 
@@ -124,7 +137,8 @@ class Child:
         self._requests: queue.SimpleQueue[EngineFrame] = queue.SimpleQueue()
         #: What is loaded, the last used first.
         self._contexts: tuple[str, ...] = ()
-        self._ticket = 0
+        #: The request under way, and the image of it.
+        self._request = self._ticket = 0
         #: The newest request that shall end early, and word of it.
         self._cancelled = 0
         self._told = threading.Event()
@@ -184,49 +198,69 @@ class Child:
         self._send(Declined(ticket=self._ticket, code=known, message=message, loading=loading))
 
     def _draw(self, request: Draw) -> None:
-        self._ticket = request.ticket
-        prompt, directives = read_directives(request.params.prompt, request.seed)
+        """Draw as the real engine does: sample all images, decode them all, hand them all out."""
+        self._request = request.ticket
+        images: list[_Image] = []
+        for number in range(request.count):
+            image = self._begin(request, number)
+            if number == 0:
+                began_at = time.perf_counter()
+                if not self._load(request, image.directives):
+                    return
+                loaded_at = time.perf_counter()
+                self._at("encoding")
+            sampling_at = time.perf_counter()
+            if not self._sample(request, image):
+                return
+            images.append(image._replace(sampling_s=time.perf_counter() - sampling_at))
+        pictures = [self._decode(request, number, image) for number, image in enumerate(images)]
+        draw_s = time.perf_counter() - loaded_at
+        common_s = (draw_s - sum(image.sampling_s for image in images)) / request.count
+        if request.count > 1:
+            self._ticket = request.ticket
+            self._at("finishing")
+        for number, (image, pixels) in enumerate(zip(images, pictures, strict=True)):
+            drawn = Drawn(
+                ticket=request.ticket + number,
+                width=request.params.width,
+                height=request.params.height,
+                channels=3,
+                frames=request.params.video_frames,
+                load_s=0.0 if number else loaded_at - began_at,
+                draw_s=image.sampling_s + common_s,
+                sampling_s=image.sampling_s,
+                sampling_method=request.params.sampling_method or "euler",
+                scheduler=request.params.scheduler or "discrete",
+            )
+            _write_history("drawn", image.seed)
+            self._send_pixels(drawn, pixels)
+
+    def _begin(self, request: Draw, number: int) -> "_Image":
+        """Turn to an image of the request."""
+        seed = request.seed + number
+        prompt, directives = read_directives(request.params.prompt, seed)
         if "once" in directives and not _first_time(Path(directives["once"])):
             directives = {}
         if "silent" in directives:
             time.sleep(_FOR_EVER_S)
-        _write_history("begun", request.seed)
-        self._send(Began(ticket=request.ticket))
-        self._send(LogLine(level=1, text=f"drawing the image of seed {request.seed}"))
+        self._ticket = request.ticket + number
+        _write_history("begun", seed, call=request.count)
+        self._send(Began(ticket=self._ticket))
+        self._send(LogLine(level=1, text=f"drawing the image of seed {seed}"))
         # As the real engine does, which tells its log what it was asked for.
         self._send(LogLine(level=2, text=f"prompt: {prompt}"))
-        began_at = time.perf_counter()
-        if not self._load(request, directives):
-            return
-        loaded_at = time.perf_counter()
-        self._at("encoding")
-        sampling_at = time.perf_counter()
-        if not self._sample(request, directives):
-            return
-        sampling_s = time.perf_counter() - sampling_at
+        return _Image(seed, prompt, directives)
+
+    def _decode(self, request: Draw, number: int, image: "_Image") -> bytes:
+        self._ticket = request.ticket + number
         self._at("decoding")
         width, height = request.params.width, request.params.height
-        frames = request.params.video_frames
+        noise = "noise" in image.directives
         pixels = b"".join(
-            picture(f"{prompt}{n or ''}", request.seed, width, height, "noise" in directives)
-            for n in range(frames)
+            picture(f"{image.prompt}{n or ''}", image.seed, width, height, noise)
+            for n in range(request.params.video_frames)
         )
-        if "half" in directives:
-            pixels = pixels[: len(pixels) // 2]
-        drawn = Drawn(
-            ticket=request.ticket,
-            width=width,
-            height=height,
-            channels=3,
-            frames=frames,
-            load_s=loaded_at - began_at,
-            draw_s=time.perf_counter() - loaded_at,
-            sampling_s=sampling_s,
-            sampling_method=request.params.sampling_method or "euler",
-            scheduler=request.params.scheduler or "discrete",
-        )
-        _write_history("drawn", request.seed)
-        self._send_pixels(drawn, pixels)
+        return pixels[: len(pixels) // 2] if "half" in image.directives else pixels
 
     def _send_pixels(self, frame: EngineFrame, pixels: bytes) -> None:
         descriptor = os.memfd_create("picture")
@@ -237,11 +271,11 @@ class Child:
         finally:
             os.close(descriptor)
 
-    def _peek(self, request: Draw, step: int, directives: Directives) -> None:
+    def _peek(self, request: Draw, step: int, image: _Image) -> None:
         """Show a preview of the step, as the real engine does: when asked for, and in turn."""
         wish = request.preview
         due = wish is not None and step % wish.interval == 0 and self._takes_preview
-        for _ in range(int(directives.get("peeks", due))):
+        for _ in range(int(image.directives.get("peeks", due))):
             self._takes_preview = False
             noisy = wish is not None and wish.noisy
             eighth = wish is not None and wish.mode == "proj"
@@ -249,10 +283,10 @@ class Child:
             if eighth:
                 width, height = width // 8, height // 8
             shown = Previewed(
-                ticket=request.ticket, step=step, width=width, height=height, channels=3,
+                ticket=self._ticket, step=step, width=width, height=height, channels=3,
                 noisy=noisy,
             )  # fmt: skip
-            self._send_pixels(shown, picture(f"step {step}", request.seed + noisy, width, height))
+            self._send_pixels(shown, picture(f"step {step}", image.seed + noisy, width, height))
 
     def _hold(self, contexts: tuple[str, ...]) -> None:
         if contexts != self._contexts:
@@ -276,8 +310,9 @@ class Child:
         self._hold((context, *self._contexts))
         return True
 
-    def _sample(self, request: Draw, directives: Directives) -> bool:
+    def _sample(self, request: Draw, image: _Image) -> bool:
         """Report steps, and in their middle do what the directives say; False when declined."""
+        directives = image.directives
         steps = int(directives.get("steps", request.params.steps))
         seconds = float(directives.get("sleep", os.environ.get("SDISTRIB_SCRIPTED_IMAGE_S", "0")))
         self._at("sampling", 0, steps)
@@ -287,16 +322,16 @@ class Child:
                 return False
             if step == (steps + 1) // 2 and not self._misbehave(directives, request.params):
                 return False
-            self._peek(request, step, directives)
+            self._peek(request, step, image)
             self._at("sampling", step, steps, seconds / steps)
         return True
 
     def _cancelled_within(self, seconds: float) -> bool:
         """Let time pass, or not all of it when the request is cancelled meanwhile."""
         self._told.clear()
-        if self._cancelled != self._ticket:
+        if self._cancelled != self._request:
             self._told.wait(seconds)
-        return self._cancelled == self._ticket
+        return self._cancelled == self._request
 
     def _misbehave(self, directives: Directives, params: Params) -> bool:
         for name, value in directives.items():
@@ -329,11 +364,11 @@ class Child:
             time.sleep(0.001)
 
 
-def _write_history(event: str, seed: int) -> None:
+def _write_history(event: str, seed: int, **facts: object) -> None:
     """One line in one write, so that any number of children may share the file."""
     path = os.environ.get("SDISTRIB_SCRIPTED_LOG")
     if path:
-        line = json.dumps({"at": time.monotonic(), "event": event, "seed": seed}) + "\n"
+        line = json.dumps({"at": time.monotonic(), "event": event, "seed": seed, **facts}) + "\n"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.write(descriptor, line.encode())
         os.close(descriptor)

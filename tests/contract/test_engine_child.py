@@ -19,6 +19,7 @@ from sdistrib.protocol.engine import (
     At,
     Began,
     Declined,
+    Draw,
     Drawn,
     Holds,
     Interrupt,
@@ -27,7 +28,7 @@ from sdistrib.protocol.engine import (
     Ready,
     Unload,
 )
-from sdistrib_worker.supervisor import EngineChild, Event, Glimpse, Picture, engine_command
+from sdistrib_worker.supervisor import Died, EngineChild, Event, Glimpse, Picture, engine_command
 from tests.support.engines import (
     PYTHONPATH,
     Outcome,
@@ -72,6 +73,21 @@ def command(kind: str) -> tuple[str, ...]:
 def child(command: tuple[str, ...]) -> Iterator[EngineChild]:
     with running(command) as child:
         yield child
+
+
+def several(models: Path, count: int, **wishes: object) -> Draw:
+    """A call of so many images, with tickets of their own."""
+    first, *_ = [request(models, **wishes) for _ in range(count)]
+    return replace(first, count=count)
+
+
+def call(child: EngineChild, wanted: Draw) -> list[Event]:
+    """All that a call brings."""
+    child.send(wanted)
+    events: list[Event] = []
+    while sum(isinstance(event, Picture) for event in events) < wanted.count:
+        events += receive_until(child, lambda event: isinstance(event, Picture))
+    return events
 
 
 def test_the_first_frame_says_what_the_engine_is(child: EngineChild) -> None:
@@ -347,3 +363,75 @@ def test_the_frames_are_typed() -> None:
         assert result.picture is not None
         assert isinstance(result.picture.drawn, Drawn)
         assert result.picture.drawn.notes == ("a note",)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_call_of_several_gives_each_its_own_picture(
+    child: EngineChild, models: Path, count: int
+) -> None:
+    singly = [outcome(child, request(models, seed=3 + n)).pixels for n in range(count)]
+    wanted = several(models, count)
+    events = call(child, wanted)
+    tickets = list(range(wanted.ticket, wanted.ticket + count))
+    pictures = [event for event in events if isinstance(event, Picture)]
+    assert [picture.drawn.ticket for picture in pictures] == tickets
+    assert [picture.pixels() for picture in pictures] == singly
+    assert [event.ticket for event in events if isinstance(event, Began)] == tickets
+    ats = [at for at in events if isinstance(at, At)]
+    for ticket in tickets:
+        own = [at for at in ats if at.ticket == ticket]
+        steps = [at.step for at in own if at.phase == "sampling" and at.steps == 2]
+        assert steps == [0, 1, 2]
+    # All are sampled before the first is decoded, and nothing is handed out before the last is.
+    phases = [at.phase for at in ats if at.phase != "encoding"]
+    first = phases.index("decoding")
+    assert set(phases[:first]) == {"sampling"}
+    assert set(phases[first:-1]) == {"decoding"}
+    assert {at.ticket for at in ats if at.phase == "decoding"} == set(tickets)
+    assert (ats[-1].phase, ats[-1].ticket) == ("finishing", tickets[0])
+    for picture in pictures:
+        assert picture.drawn.load_s < 0.01
+        assert 0 < picture.drawn.sampling_s <= picture.drawn.draw_s
+
+
+def test_only_the_first_of_a_call_has_the_load(child: EngineChild, models: Path) -> None:
+    events = call(child, several(models, 3))
+    pictures = [event for event in events if isinstance(event, Picture)]
+    first, *others = pictures
+    assert first.drawn.load_s > 0
+    assert [picture.drawn.load_s for picture in others] == [0.0, 0.0]
+    for picture in pictures:
+        picture.close()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("kind", "prompt"), [("fake", "segv@4"), ("scripted", "x !segv@4")], indirect=["kind"]
+)
+def test_a_death_in_a_call_is_told_of_the_image_it_was_at(
+    child: EngineChild, models: Path, prompt: str
+) -> None:
+    wanted = several(models, 3, prompt=prompt)
+    child.send(wanted)
+    events = receive_until(child, lambda event: isinstance(event, Died))
+    assert not [event for event in events if isinstance(event, Picture)]
+    begun = [event.ticket for event in events if isinstance(event, Began)]
+    assert begun == [wanted.ticket, wanted.ticket + 1]
+    assert [at for at in events if isinstance(at, At)][-1].ticket == wanted.ticket + 1
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("kind", "prompt"),
+    [("fake", "refuse@4"), ("scripted", "x !decline=engine_error@4")],
+    indirect=["kind"],
+)
+def test_a_refusal_in_a_call_names_the_image_it_was_at(
+    child: EngineChild, models: Path, prompt: str
+) -> None:
+    wanted = several(models, 3, prompt=prompt)
+    end = outcome(child, wanted).end
+    assert isinstance(end, Declined)
+    assert end.ticket == wanted.ticket + 1
+    # It goes on, and takes the next numbers.
+    assert outcome(child, request(models)).picture is not None

@@ -22,6 +22,7 @@ OFTEN = 100
 _CONSEQUENCES = (
     "crash before picture kept", "message lost on its way to the manager",
     "message lost on its way to a peer", "peer full", "poison drawn",
+    "call of several", "call of several ends early",
 )  # fmt: skip
 KINDS = frozenset({*AT_POINTS, *AT_MOMENTS, *_CONSEQUENCES})
 

@@ -8,6 +8,7 @@ two.
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from sdistrib.errors import ErrorCode, ErrorInfo
 from sdistrib.protocol import engine as child
@@ -21,7 +22,16 @@ from tests.simulation.world import World
 #: An image whose prompt begins so ends every engine when its seed is a multiple of three.
 POISON = "poison"
 _FACTS = EngineFacts(version="0.4.7", backend="cpu", device="simulated", fingerprint="f" * 16)
-_PHASES = ("loading", "encoding", "sampling", "decoding")
+
+
+class Stop(NamedTuple):
+    """A place on the way through a call."""
+
+    #: Of the image that the engine is at.
+    ticket: int
+    phase: wire.Phase
+    step: int
+    lasts_s: float
 
 
 def pixels(prompt: str, seed: int) -> bytes:
@@ -45,12 +55,12 @@ class SimEngine:
         world: World,
         faults: Faults,
         wake: Callable[[], None],
-        attempt: Callable[[str], None],
+        attempt: Callable[[str, int], None],
         in_session: Callable[[], bool],
     ) -> None:
         self._world, self._faults, self._wake = world, faults, wake
         self._in_session = in_session
-        #: Called with what becomes of the request under way: "begun", "spoilt", "cut".
+        #: Called with what becomes of an image under way, "begun", "spoilt", "cut", and its ticket.
         self._attempt = attempt
         self._said: deque[events.Event] = deque()
         #: Number of the child that is alive; what an earlier one would do does not happen.
@@ -139,36 +149,81 @@ class SimEngine:
         if not self._alive:
             return  # its death is not seen yet; what is asked of it is lost
         self._busy = True
-        world, ticket, prompt = self._world, draw.ticket, draw.params.prompt
-        steps = draw.params.steps
+        ticket = draw.ticket
         load_s = 0.0 if self._loaded == draw.context else self._load_s
         self._loaded = draw.context
-        doom = self._doom(prompt, draw.seed)
-        self._attempt("begun")
-        if doom:
-            self._attempt("spoilt")
+        self._attempt("begun", ticket)
         if self._faults.roll("connection breaks as an image is begun"):
-            self._attempt("cut")
-        at_s = world.between(0.001, 0.01)
-        self._later(at_s, self._frame, child.Began(ticket=ticket))
-        stops = [("loading", 0, load_s)] if load_s else []
-        stops += [("encoding", 0, 0.01)]
-        stops += [("sampling", step, self._step_s) for step in range(steps + 1)]
-        stops += [("decoding", steps, 0.02)]
-        last = world.rng.randrange(len(stops)) if doom else len(stops)
-        for phase, step, lasts_s in stops[:last]:
-            at = child.At(ticket=ticket, phase=phase, step=step, steps=steps, step_s=self._step_s)  # type: ignore[arg-type]
-            self._later(at_s, self._frame, at)
-            if phase == "sampling" and draw.preview is not None:
-                self._later(at_s, self._peek, ticket, step)
-            at_s += lasts_s
+            self._attempt("cut", ticket)
+        stops = self._way(draw, load_s)
+        doom, last = self._fate(draw, stops)
+        began_s = self._world.between(0.001, 0.01)
+        self._later(began_s, self._frame, child.Began(ticket=ticket))
+        at_s = self._go(draw, stops[:last], began_s)
         if doom:
-            self._meet(doom, at_s, ticket, loading=bool(load_s) and last <= 1)
+            at = stops[last - 1].ticket if last else ticket
+            self._attempt("spoilt", at)
+            for other in sorted({stop.ticket for stop in stops[:last]} - {at}):
+                self._later(at_s, self._attempt, "spoilt", other)
+            self._meet(doom, at_s, at, loading=bool(load_s) and last <= 1)
             return
-        drawn = child.Drawn(
-            ticket=ticket, width=64, height=64, channels=3, load_s=load_s, draw_s=at_s
-        )
-        self._later(at_s, self._done, events.PictureDrawn(drawn, pixels(prompt, draw.seed)))
+        made = [
+            child.Drawn(
+                ticket=ticket + number, width=64, height=64, channels=3,
+                load_s=0.0 if number else load_s, draw_s=(at_s - began_s - load_s) / draw.count,
+            )
+            for number in range(draw.count)
+        ]  # fmt: skip
+        self._later(at_s, self._done, draw, made)
+
+    def _go(self, draw: child.Draw, stops: list[Stop], at_s: float) -> float:
+        """Tell of these; gives when the last of them is over."""
+        begun = draw.ticket
+        for stop in stops:
+            if stop.ticket > begun:
+                begun = stop.ticket
+                self._later(at_s, self._begin, begun)
+            at = child.At(
+                ticket=stop.ticket, phase=stop.phase, step=stop.step, steps=draw.params.steps,
+                step_s=self._step_s,
+            )  # fmt: skip
+            self._later(at_s, self._frame, at)
+            if stop.phase == "sampling" and draw.preview is not None:
+                self._later(at_s, self._peek, stop.ticket, stop.step)
+            at_s += stop.lasts_s
+        return at_s
+
+    def _way(self, draw: child.Draw, load_s: float) -> list[Stop]:
+        """All images are sampled before the first is decoded."""
+        first, steps = draw.ticket, draw.params.steps
+        tickets = range(first, first + draw.count)
+        stops = [Stop(first, "loading", 0, load_s)] if load_s else []
+        stops += [Stop(first, "encoding", 0, 0.01)]
+        stops += [
+            Stop(ticket, "sampling", step, self._step_s)
+            for ticket in tickets
+            for step in range(steps + 1)
+        ]
+        return stops + [Stop(ticket, "decoding", steps, 0.02) for ticket in tickets]
+
+    def _fate(self, draw: child.Draw, stops: list[Stop]) -> tuple[str, int]:
+        """What becomes of the call, and before which stop; the first image that is doomed is it."""
+        if draw.count > 1:
+            self._world.faults["call of several"] += 1
+        for number in range(draw.count):
+            doom = self._doom(draw.params.prompt, draw.seed + number)
+            if doom and draw.count == 1:
+                return doom, self._world.rng.randrange(len(stops))
+            if doom:
+                self._world.faults["call of several ends early"] += 1
+                own = [n for n, stop in enumerate(stops) if stop.ticket == draw.ticket + number]
+                return doom, self._world.rng.choice(own) + 1
+        return "", len(stops)
+
+    def _begin(self, ticket: int) -> None:
+        """The engine turns to another image of its call."""
+        self._attempt("begun", ticket)
+        self._frame(child.Began(ticket=ticket))
 
     def _peek(self, ticket: int, step: int) -> None:
         if self._room:
@@ -176,19 +231,20 @@ class SimEngine:
             shown = child.Previewed(ticket=ticket, step=step, width=8, height=8, channels=3)
             self._say(events.PreviewDrawn(shown, b"pixels"))
 
-    def _done(self, event: events.Event) -> None:
+    def _done(self, draw: child.Draw, made: list[child.Drawn]) -> None:
         self._busy = False
-        drawn = isinstance(event, events.PictureDrawn) and not self._in_session()
-        if drawn and self._faults.roll("engine declines without a session"):
-            self._attempt("spoilt")
-            no = child.Declined(
-                ticket=event.drawn.ticket,
-                code="engine_error",
-                message="It cannot be.",
-                loading=False,
-            )
-            event = events.EngineSpoke(no)
-        self._say(event)
+        if not self._in_session() and self._faults.roll("engine declines without a session"):
+            for drawn in made:
+                self._attempt("spoilt", drawn.ticket)
+            self._decline(made[-1].ticket, "engine_error", loading=False)
+            return
+        for number, drawn in enumerate(made):
+            self._say(events.PictureDrawn(drawn, pixels(draw.params.prompt, draw.seed + number)))
+
+    def _decline(self, ticket: int, code: ErrorCode, loading: bool) -> None:
+        self._busy = False
+        no = child.Declined(ticket=ticket, code=code, message="It cannot be.", loading=loading)
+        self._frame(no)
 
     def _doom(self, prompt: str, seed: int) -> str:
         if is_poison(prompt, seed):
@@ -204,8 +260,7 @@ class SimEngine:
             code: ErrorCode = "engine_error" if doom == "engine declines" else "out_of_memory"
             if loading:
                 self._loaded = ""
-            no = child.Declined(ticket=ticket, code=code, message="It cannot be.", loading=loading)
-            self._later(at_s, self._done, events.EngineSpoke(no))
+            self._later(at_s, self._decline, ticket, code, loading)
 
 
 class SimEncoder:

@@ -93,14 +93,15 @@ class WorkerBox(Process):
         """The idle engine ends; False when there is none."""
         return self.alive and self.engine is not None and self.engine.end_idle()
 
-    def _attempt(self, fate: str) -> None:
+    def _attempt(self, fate: str, ticket: int) -> None:
         assert self.loop is not None
-        running = self.loop._worker._making.drawing.running
-        assert running is not None
+        call = self.loop._worker._making.drawing.call
+        assert call is not None
+        attempt = call.parts[ticket].job.attempt
         if fate == "begun":
-            self.ledger.begun(running.job.attempt)
+            self.ledger.begun(attempt)
         elif fate == "spoilt":
-            self.ledger.spoilt(running.job.attempt)
+            self.ledger.spoilt(attempt)
         elif self.dealer is not None and self.dealer.line is not None:
             self.dealer.line.end(0.0, 0.05)
 
@@ -185,7 +186,7 @@ class WorkerBox(Process):
             kind = type(event.frame).__name__
         where = "session" if worker._session.is_open else "no session"
         drawing = worker._making.drawing
-        doing = drawing.state if drawing.running is None else "drawing"
+        doing = drawing.state if drawing.call is None else "drawing"
         self.world.met["worker", kind, f"{where}, {doing}"] += 1
         if self.world.told is not None and not isinstance(event, events.TurnEnded):
             said = short(event.message) if isinstance(event, events.MessageArrived) else str(event)
@@ -199,9 +200,9 @@ def _stops(made: list[fx.Effect]) -> bool:
 def check_worker(worker: Worker) -> None:
     """Raise AssertionError unless each attempt is in one place and limits are kept."""
     making, results = worker._making, worker._results
-    running = making.drawing.running
-    places: list[Any] = [job.attempt for job in making._queue]
-    places += [running.job.attempt] if running is not None else []
+    call = making.drawing.call
+    places: list[Any] = [job.attempt for job in making.queue]
+    places += [part.job.attempt for part in call.parts.values()] if call is not None else []
     places += making._encoding
     places += results._held
     places += [failed.attempt for failed in results._untold]

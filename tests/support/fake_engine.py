@@ -14,7 +14,10 @@ from sdistrib_worker.engine.contexts import Contexts
 
 
 class FakeEngine:
-    """Paints one colour, the seed; a prompt that is one of its habits makes it misbehave."""
+    """Paints one colour, the seed; a prompt that is one of its habits makes it misbehave.
+
+    "segv@7" does so at the image of seed 7 only.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -28,7 +31,7 @@ class FakeEngine:
     def facts(self) -> EngineFacts:
         return EngineFacts(version="0", backend="cpu", device="none", fingerprint="0" * 16)
 
-    def draw(self, request: Draw) -> Painting:
+    def draw(self, request: Draw) -> list[Painting]:
         load_s = 0.0
         if self._contexts.use(request.context) is None:
             size_bytes, keep = request.load_bytes, request.keep
@@ -37,11 +40,25 @@ class FakeEngine:
             self._contexts.add(request.context, size_bytes, request.context)
             load_s = 0.5
         self._link.at("encoding")
+        for image in range(request.count):
+            self._sample(request, image)
+        paintings = []
+        width, height = request.params.width, request.params.height
+        for image in range(request.count):
+            self._link.at("decoding", image=image)
+            pixels = bytes([(request.seed + image) % 256]) * (width * height * 3)
+            times = (0.0 if image else load_s, 0.1, 0.05)
+            painting = Painting(pixels, width, height, 3, *times, "euler", "discrete", ("a note",))
+            paintings.append(painting)
+        return paintings
+
+    def _sample(self, request: Draw, image: int) -> None:
         steps = request.params.steps
+        habit, _, only = request.params.prompt.partition("@")
         for step in range(steps + 1):
-            self._link.at("sampling", step, steps)
+            self._link.at("sampling", step, steps, image=image)
             self._peek(request, step)
-            match request.params.prompt:
+            match habit if not only or int(only) == request.seed + image else "":
                 case "segv" if step == 1:
                     ctypes.string_at(0)
                 case "sleep" if step == 1:
@@ -49,10 +66,6 @@ class FakeEngine:
                         raise RefusalError("cancelled", "nobody wants it")
                 case "refuse":
                     raise RefusalError("engine_error", "not this one")
-        width, height = request.params.width, request.params.height
-        pixels = bytes([request.seed % 256]) * (width * height * 3)
-        times = (load_s, 0.1, 0.05)
-        return Painting(pixels, width, height, 3, *times, "euler", "discrete", ("a note",))
 
     def _peek(self, request: Draw, step: int) -> None:
         wish = request.preview

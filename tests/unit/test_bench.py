@@ -123,6 +123,8 @@ def test_every_figure_of_the_issue_is_there():
         "gap": ("<=", 5.0),
         "gap-scripted": ("<=", 5.0),
         "rate": (">=", 0.95),
+        "calls": ("<=", 1.0),
+        "calls-quick": ("<=", 1.0),
         "memory-manager": ("<=", 60.0),
         "memory-worker": ("<=", 60.0),
         "cpu-1000": ("<=", 4.0),

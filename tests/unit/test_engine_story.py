@@ -2,14 +2,26 @@
 
 import pytest
 
+from sdistrib_worker.engine.shares import Shares
 from sdistrib_worker.engine.story import Story, Where
 
 TILE_LINE = "ggml_extend.hpp:955  - processing 3 tiles\n"
 START_LINE = "stable-diffusion.cpp:3401 - generating image: 1/1 - seed 3\n"
 
 
-def story() -> Story:
-    return Story("encoding", 0.0)
+class Summed(Story):
+    """A story that adds up the steps that it tells of."""
+
+    sampling_s = 0.0
+
+    def step(self, step: int, steps: int, now: float) -> Where | None:
+        where = super().step(step, steps, now)
+        self.sampling_s += where.step_s if where is not None else 0.0
+        return where
+
+
+def story() -> Summed:
+    return Summed("encoding", 0.0)
 
 
 def test_steps_count_from_the_line_that_begins_the_image() -> None:
@@ -188,3 +200,53 @@ def test_memory_a_lost_device_and_bad_rules_are_heard() -> None:
     assert (told.lost_device, told.bad_rules) == (True, ["model=q99"])
     told.line(3, "ggml_extend.hpp:69 - ggml_gallocr: failed to allocate CPU buffer of size 9")
     assert told.out_of_memory()
+
+
+def image_line(number: int, count: int) -> str:
+    return f"stable-diffusion.cpp:3401 - generating image: {number}/{count} - seed 7\n"
+
+
+def test_a_call_of_several_samples_one_after_the_other_and_then_decodes_them() -> None:
+    told = story()
+    for number in (1, 2, 3):
+        image = number - 1
+        assert told.line(1, image_line(number, 3)) == Where("sampling", image=image)
+        assert told.step(0, 1, 1.0) == Where("sampling", 0, 1, 0.0, image)
+        assert told.step(1, 1, 1.5) == Where("sampling", 1, 1, 0.5, image)
+        told.line(1, "stable-diffusion.cpp:3433 - sampling completed, taking 0.50s")
+    assert told.line(1, "x.cpp:3450 - generating 3 latent images completed, taking 1s") is None
+    assert told.line(1, "x.cpp:3192 - decoding 3 latents") == Where("decoding", image=0)
+    assert told.line(0, TILE_LINE) is None
+    assert told.step(0, 3, 10.0) == Where("decoding", image=0)
+    for number in (1, 2):
+        said = f"x.cpp:3208 - latent {number} decoded, taking 0.10s"
+        assert told.line(1, said) == Where("decoding", image=number)
+    assert told.line(1, "x.cpp:3208 - latent 3 decoded, taking 0.10s") is None
+    assert told.line(1, "x.cpp:3212 - decode_first_stage completed, taking 0.30s") is None
+    assert told.step(0, 3, 20.0) == Where("decoding", image=2)
+
+
+def test_shares_add_up_to_the_whole_call() -> None:
+    shares = Shares(2, 100.0)
+    shares.moved(Where("encoding"), 100.0)
+    shares.moved(Where("sampling"), 104.0)
+    shares.moved(Where("sampling", 1, 2, 1.0), 105.0)
+    shares.moved(Where("sampling", 2, 2, 1.5), 106.5)
+    shares.moved(Where("sampling", image=1), 107.0)
+    shares.moved(Where("sampling", 2, 2, 5.0, 1), 112.0)
+    shares.moved(Where("decoding"), 113.0)
+    shares.moved(Where("decoding", image=1), 115.0)
+    shares.ended(118.0)
+    # Four seconds for both; sampling; decoding.
+    assert shares.draw_s(0) == 2.0 + 3.0 + 2.0
+    assert shares.draw_s(1) == 2.0 + 6.0 + 3.0
+    assert (shares.sampling_s(0), shares.sampling_s(1)) == (2.5, 5.0)
+
+
+def test_one_image_has_all_of_its_call() -> None:
+    shares = Shares(1, 100.0)
+    shares.moved(Where("sampling", 1, 1, 1.0), 102.0)
+    shares.moved(Where("upscaling"), 103.0)
+    shares.moved(Where("sampling", 1, 1, 2.0), 105.0)
+    shares.ended(107.0)
+    assert (shares.draw_s(0), shares.sampling_s(0)) == (7.0, 3.0)

@@ -39,6 +39,7 @@ CODEC, RULES, PARAMS = "test_core_codec", "test_core_rules", "test_core_params"
 SOCKETS, WATCHDOGS, HERE = "test_core_transport", "test_worker_watchdogs", "test_limits"
 RELIEF, FILMS = "test_manager_relief", "test_client_video"
 SHOWN, WATCHED = "test_manager_previews", "test_client_previews"
+CALLS = "test_worker_calls"
 REGISTRY = {
     "HEADER_BYTES_MAX": (CODEC, "test_a_header_at_n_and_n_plus_1"),
     "BODY_BYTES_MAX": (CODEC, "test_a_body_at_n_and_n_plus_1"),
@@ -155,6 +156,8 @@ REGISTRY = {
     "LOAD_S_BASE": (WATCHDOGS, "test_watchdog_of_loading_goes_by_size"),
     "LOAD_S_PER_GIB": (WATCHDOGS, "test_watchdog_of_loading_goes_by_size"),
     "ENGINE_START_S": (WATCHDOGS, "test_watchdog_of_the_start"),
+    "CALL_S_MAX": (CALLS, "test_a_call_at_n_and_n_plus_1_seconds"),
+    "CALL_IMAGES_MAX": (CALLS, "test_a_call_at_n_and_n_plus_1_images"),
     "ENGINE_STOP_S": (HERE, "test_an_engine_has_n_seconds_to_end"),
     "RESTART_BACKOFF_S": (WATCHDOGS, "test_backoff_grows_with_deaths_and_ends_with_a_picture"),
 }

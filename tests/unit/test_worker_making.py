@@ -12,7 +12,7 @@ from sdistrib.protocol import messages as wire
 from sdistrib.protocol.codec import encode, encode_petition
 from sdistrib_worker import effects as fx
 from sdistrib_worker import events
-from sdistrib_worker.making import QUEUE_MAX
+from sdistrib_worker.queue import QUEUE_MAX
 from tests.support.rig import (
     Rig,
     asked,

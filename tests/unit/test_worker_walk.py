@@ -34,6 +34,13 @@ class World:
         self.known = False
         self.child = "none"
         self.draw: child.Draw | None = None
+        #: Tickets of its images whose pictures have not been handed out.
+        self.left: list[int] = []
+        #: Images that calls of several were asked for; ends of engines and refusals of theirs.
+        self.together = 0
+        self.ends = {"engine_crashed": 0, "engine_error": 0}
+        #: Attempts that failed, by the reason.
+        self.failed: dict[str, set[wire.Attempt]] = defaultdict(set)
         self.encoding: list[wire.Attempt] = []
         self.granted: list[wire.Attempt] = []
         self.abandoned: set[wire.Attempt] = set()
@@ -68,6 +75,8 @@ class World:
             case fx.AskEngine(draw):
                 assert (self.child, self.draw) == ("ready", None), "one request at a time"
                 self.draw = draw
+                self.left = list(range(draw.ticket, draw.ticket + draw.count))
+                self.together += draw.count if draw.count > 1 else 0
             case fx.KillEngine(reason, code):
                 assert self.child != "none"
                 self.child, self.draw = "none", None
@@ -95,6 +104,8 @@ class World:
                 self.unheard.add(message.attempt)
         elif isinstance(message, wire.Result | wire.Failed | wire.Revoked):
             self.answers[message.attempt].add(type(message).__name__)
+            if isinstance(message, wire.Failed) and message.started:
+                self.failed[message.error.code].add(message.attempt)
             if isinstance(message, wire.Result):
                 self.say(self.verdict(message))
 
@@ -110,8 +121,9 @@ class World:
     def step(self) -> None:
         """Something happens."""
         happenings = [
-            self.grant, self.revoke, self.abandon, self.deliver, self.deliver, self.progress,
-            self.progress, self.finish, self.finish, self.encode, self.encode, self.crash,
+            self.grant, self.grant, self.grant, self.revoke, self.abandon, self.deliver,
+            self.deliver, self.progress, self.progress, self.finish, self.finish, self.encode,
+            self.encode, self.crash,
             self.decline, self.cut, self.forget, self.wait,
         ]  # fmt: skip
         self.dice.choice(happenings)()
@@ -119,7 +131,7 @@ class World:
     def grant(self) -> None:
         if not (self.connected and self.known):
             return
-        petition, count = len(self.granted) + 1, self.dice.randint(1, 3)
+        petition, count = len(self.granted) + 1, self.dice.randint(1, 6)
         attempts = [attempt(index, petition=petition) for index in range(count)]
         self.granted += attempts
         self.say(wire.Grant(attempts=tuple(attempts)), _body(self.dice))
@@ -148,7 +160,7 @@ class World:
             self.child = "ready"
             self.turn(events.EngineSpoke(child.Ready(facts=FACTS)))
         elif self.draw is not None:
-            ticket = self.draw.ticket
+            ticket = self.dice.choice(self.left)
             phase = self.dice.choice(["loading", "sampling", "decoding"])
             at = child.At(ticket=ticket, phase=phase, step=1, steps=4, step_s=self.dice.random())
             frame = self.dice.choice([child.Began(ticket=ticket), at])
@@ -156,15 +168,22 @@ class World:
 
     def finish(self) -> None:
         if self.draw is not None:
-            ticket, self.draw = self.draw.ticket, None
-            drawn = child.Drawn(
-                ticket=ticket, width=8, height=8, channels=3, load_s=0.1, draw_s=1.0
-            )
-            self.turn(events.PictureDrawn(drawn, "pixels"))
+            # All at once, or some before the child ends.
+            count = self.dice.choice([len(self.left), self.dice.randint(1, len(self.left))])
+            tickets, self.left = self.left[:count], self.left[count:]
+            draw_s = self.dice.choice([0.2, 0.5, 1.0, 3.0])
+            for ticket in tickets:
+                drawn = child.Drawn(
+                    ticket=ticket, width=8, height=8, channels=3, load_s=0.1, draw_s=draw_s
+                )
+                if ticket == tickets[-1] and not self.left:
+                    self.draw = None
+                self.turn(events.PictureDrawn(drawn, "pixels"))
 
     def decline(self) -> None:
         if self.draw is not None and self.dice.random() < 0.3:
-            ticket, self.draw = self.draw.ticket, None
+            ticket, self.draw = self.left[0], None
+            self.ends["engine_error"] += 1
             frame = child.Declined(ticket=ticket, code="engine_error", message="dice")
             self.turn(events.EngineSpoke(frame))
 
@@ -181,6 +200,8 @@ class World:
         if self.child != "none" and self.dice.random() < 0.4:
             ready = self.child == "ready"
             self.child, self.draw = "none", None
+            # One that does not even start may cost all that waits.
+            self.ends["engine_crashed"] += 1 if ready else len(self.rig.worker._making.queue)
             self.turn(crash(was_ready=ready))
 
     def cut(self) -> None:
@@ -209,20 +230,25 @@ class World:
 
 
 def _body(dice: random.Random) -> bytes:
-    model = dice.choice(["tiny", "tiny", "other", "nothing"])
+    model = dice.choice(["tiny", "tiny", "tiny", "tiny", "other", "nothing"])
     return encode_petition(
         Petition(params=Params(prompt="x", model=model, steps=4), seed=1, images=9)
     )
 
 
-@pytest.mark.parametrize("seed", range(WALKS))
-def test_every_attempt_gets_one_answer(seed: int) -> None:
+def _walked(seed: int) -> World:
     world = World(seed)
     world.turn()
     world.progress()
     for _ in range(STEPS):
         world.step()
     world.settle()
+    return world
+
+
+@pytest.mark.parametrize("seed", range(WALKS))
+def test_every_attempt_gets_one_answer(seed: int) -> None:
+    world = _walked(seed)
     for one in world.granted:
         heard = world.answers[one]
         if one in world.abandoned or one in world.released:
@@ -231,3 +257,10 @@ def test_every_attempt_gets_one_answer(seed: int) -> None:
             assert len(heard) == 1, (one, heard)
     assert world.draw is None
     assert not world.encoding
+    # An end of the engine, or a refusal, costs one image an attempt, whatever else was in its call.
+    for code, ends in world.ends.items():
+        assert len(world.failed[code]) <= ends, code
+
+
+def test_the_walks_meet_calls_of_several() -> None:
+    assert sum(_walked(seed).together for seed in range(60)) > 100

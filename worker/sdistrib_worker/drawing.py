@@ -1,92 +1,27 @@
 """The engine child as the machine sees it: what it draws, how long that may take, when it is back.
 
-Pure. One request at a time goes to the child; the rest waits with the machine, where it can still
-be revoked.
+Pure. One call at a time goes to the child; the rest waits with the machine, where it can still be
+revoked.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
 from sdistrib import limits
 from sdistrib.errors import ErrorCode
-from sdistrib.params import Params, drawn_size
-from sdistrib.petitions import InputFile, Petition
-from sdistrib.protocol.engine import At, Draw, PreviewWish
-from sdistrib.protocol.messages import Attempt, EngineFacts, EngineState, Kept, Phase, Step
+from sdistrib.protocol.engine import At, Draw, Drawn
+from sdistrib.protocol.messages import EngineFacts, EngineState, Kept
+from sdistrib_worker.calls import Call, Job, Part, likeness
 from sdistrib_worker.effects import AskEngine, CancelDrawing, KillEngine, StartEngine
 from sdistrib_worker.loaded import Loaded
-from sdistrib_worker.pace import Pace, SizeKey
+from sdistrib_worker.pace import Pace
+from sdistrib_worker.results import seconds
 from sdistrib_worker.session import Settings, Turn
 from sdistrib_worker.shelf import Plan
 
 #: Progress goes to the manager at most this often, changes of phase apart.
 STEP_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One granted attempt."""
-
-    attempt: Attempt
-    params: Params
-    #: The image's own seed.
-    seed: int
-    #: As the petition has them, where the owner of this worker overrules some.
-    asked: Params | None = None
-    #: What the user is to be told beside what the engine says.
-    notes: tuple[str, ...] = ()
-    #: None wants no previews.
-    preview: PreviewWish | None = None
-    #: Input files that must be here before it can be drawn.
-    inputs: tuple[InputFile, ...] = ()
-
-
-def preview_wish(petition: Petition) -> PreviewWish | None:
-    """What a petition wants shown of its images while they are drawn."""
-    if petition.preview == "none":
-        return None
-    return PreviewWish(petition.preview, petition.preview_interval, petition.preview_noisy)
-
-
-@dataclass(slots=True)
-class Running:
-    """The request that the engine has."""
-
-    job: Job
-    plan: Plan
-    ticket: int
-    #: When the child last said something about it; at first, when it was asked.
-    heard_at: float
-    began: bool = False
-    phase: Phase | None = None
-    #: When it came to this phase.
-    phase_at: float = 0.0
-    #: How often it came to sampling.
-    passes: int = 0
-    step: int = 0
-    steps: int = 0
-    step_s: float = 0.0
-    #: Nobody wants it any more; it ends unseen.
-    abandoned: bool = False
-    #: Its end was asked for.
-    cancelled: bool = False
-    #: Progress that waits for its turn.
-    pending: Step | None = None
-    step_sent_at: float = -math.inf
-
-    @property
-    def size_key(self) -> SizeKey:
-        """What its speed depends on: the second pass of highres fix has more pixels."""
-        params = self.job.params
-        width, height = (params.width, params.height) if self.passes < 2 else drawn_size(params)
-        return (self.plan.key, width, height)
-
-    @property
-    def pixels(self) -> int:
-        """Of the picture that is decoded in the end."""
-        width, height = drawn_size(self.job.params)
-        return width * height
 
 
 class Drawing:
@@ -101,7 +36,7 @@ class Drawing:
         self.facts: EngineFacts | None = None
         #: The child can end a request early.
         self.cancels = False
-        self.running: Running | None = None
+        self.call: Call | None = None
         self.loaded = Loaded(turn, settings.declared.keep)
         #: Deaths in a row without a picture between them.
         self.deaths = 0
@@ -113,7 +48,7 @@ class Drawing:
     @property
     def is_idle(self) -> bool:
         """The child waits for a request."""
-        return self.state == "ready" and self.running is None and not self._killing
+        return self.state == "ready" and self.call is None and not self._killing
 
     def start_if_due(self) -> None:
         """Start a child if there is none and its time has come."""
@@ -129,21 +64,27 @@ class Drawing:
         self.facts = facts
         return changed
 
-    def ask(self, job: Job, plan: Plan, inputs: dict[str, str]) -> None:
-        """Hand a request to the idle child; `inputs` are paths by digest."""
-        self._ticket += 1
-        now = self._turn.now
-        self.running = Running(job, plan, self._ticket, now, phase_at=now)
+    def image_s(self, job: Job, plan: Plan) -> float:
+        """Expected seconds of drawing such an image; 0 when not known."""
+        return self.pace.image_s(likeness(plan, job.params))
+
+    def ask(self, jobs: Sequence[Job], plan: Plan, inputs: dict[str, str]) -> None:
+        """Hand a call to the idle child; `inputs` are paths by digest."""
+        first, now, number = jobs[0], self._turn.now, self._ticket + 1
+        self._ticket += len(jobs)
+        parts = {number + place: Part(job) for place, job in enumerate(jobs)}
+        self.call = Call(parts, plan, number, number, now, phase_at=now)
         self.loaded.asked(plan)
         draw = Draw(
-            ticket=self._ticket,
+            ticket=number,
+            count=len(jobs),
             context=plan.key,
-            params=job.params,
-            seed=job.seed,
+            params=first.params,
+            seed=first.seed,
             files=plan.files,
             loras=plan.loras,
             embeddings=plan.embeddings,
-            preview=job.preview,
+            preview=first.preview,
             inputs=inputs,
             threads=self._settings.threads,
             max_pixels=self._settings.declared.max_pixels,
@@ -153,42 +94,61 @@ class Drawing:
         )
         self._turn.effects.append(AskEngine(draw))
 
-    def about(self, ticket: int) -> Running | None:
-        """The running request, if that is what `ticket` means; its child was heard."""
-        running = self.running
-        if running is None or running.ticket != ticket:
+    def about(self, ticket: int) -> Call | None:
+        """The call under way, if `ticket` means an image of it; its child was heard."""
+        call = self.call
+        if call is None or ticket not in call.parts:
             return None
-        running.heard_at = self._turn.now
-        return running
+        call.heard_at = self._turn.now
+        return call
 
-    def moved(self, running: Running, at: At) -> bool:
-        """The request went on; True when its phase changed."""
-        changed = running.phase != at.phase
+    def began(self, call: Call, ticket: int) -> Part:
+        """The child turned to an image; gives that."""
+        call.began, call.ticket, call.step = True, ticket, 0
+        # Progress of another image is told at once.
+        call.step_sent_at = -math.inf
+        part = call.parts[ticket]
+        part.began = True
+        return part
+
+    def moved(self, call: Call, at: At) -> bool:
+        """The call went on; True when its phase changed, or its image."""
+        changed = call.phase != at.phase
         if changed and at.phase == "loading":
-            self.loaded.loads(running.plan)
+            self.loaded.loads(call.plan)
         elif at.phase != "loading":
-            self.loaded.has(running.plan)
+            self.loaded.has(call.plan)
         if changed:
-            running.phase_at = self._turn.now
-            running.passes += at.phase == "sampling"
-        running.phase = at.phase
-        running.step, running.steps = max(0, at.step), max(0, at.steps)
+            call.phase_at = self._turn.now
+            call.passes += at.phase == "sampling"
+        elsewhere, call.ticket = call.ticket != at.ticket, at.ticket
+        call.phase = at.phase
+        call.step, call.steps = max(0, at.step), max(0, at.steps)
         if at.phase == "sampling" and 0.0 < at.step_s < math.inf:
-            running.step_s = at.step_s
-            self.pace.stepped(running.size_key, at.step_s)
-        return changed
+            call.step_s = at.step_s
+            self.pace.stepped(call.size_key, at.step_s)
+        return changed or elsewhere
 
-    def drawn(self, running: Running, load_s: float) -> None:
-        """The request ended with a picture."""
-        self.loaded.has(running.plan)
-        self.pace.loaded(running.plan.key, load_s, running.plan.load_bytes)
-        self.running, self.deaths = None, 0
+    def drawn(self, call: Call, drawn: Drawn) -> Part:
+        """An image ended with a picture; gives that. The call ends with the last of them."""
+        part = call.parts[drawn.ticket]
+        plan = call.plan
+        self.loaded.has(plan)
+        self.pace.loaded(plan.key, seconds(drawn.load_s), plan.load_bytes)
+        self.pace.drew(likeness(plan, part.job.params), seconds(drawn.draw_s))
+        self.deaths = 0
+        if len(call.parts) == 1:
+            self.call = None
+        else:
+            del call.parts[drawn.ticket]
+            call.ticket = next(iter(call.parts))
+        return part
 
     def declined(self, loading: bool) -> None:
-        """The request ended without a picture; with `loading`, its context is not loaded."""
-        if loading and self.running is not None:
-            self.loaded.loads(self.running.plan)
-        self.running = None
+        """The call ended without a picture; with `loading`, its context is not loaded."""
+        if loading and self.call is not None:
+            self.loaded.loads(self.call.plan)
+        self.call = None
 
     def died(self, counts: bool) -> None:
         """The child is gone, and what it was at with it; the next starts after a back-off."""
@@ -198,7 +158,7 @@ class Drawing:
             delay_s = limits.RESTART_BACKOFF_S[min(self.deaths, last)]
             self.deaths += 1
         self.state, self._restart_at = "down", self._turn.now + delay_s
-        self.running = None
+        self.call = None
         self.loaded.clear()
 
     def kill(self, reason: str, code: ErrorCode) -> None:
@@ -207,50 +167,51 @@ class Drawing:
             self._killing = True
             self._turn.effects.append(KillEngine(reason, code))
 
-    def abandon(self, running: Running, *, context_wanted: bool) -> None:
-        """Nobody wants the running picture."""
-        running.abandoned, running.pending = True, None
-        self.weigh_abandoned(running, context_wanted=context_wanted)
+    def abandon(self, call: Call, part: Part, *, context_wanted: bool) -> None:
+        """Nobody wants this image of the call; with the last one that was wanted, it may end."""
+        part.abandoned = True
+        if call.pending is not None and call.pending.attempt == part.job.attempt:
+            call.pending = None
+        if not call.wanted:
+            self.weigh_abandoned(call, context_wanted=context_wanted)
 
-    def is_loading(self, running: Running) -> bool:
+    def is_loading(self, call: Call) -> bool:
         """Its context is being loaded, or will be."""
-        if running.phase is None:
-            return running.plan not in self.loaded
-        return running.phase == "loading"
+        if call.phase is None:
+            return call.plan not in self.loaded
+        return call.phase == "loading"
 
-    def weigh_abandoned(self, running: Running, *, context_wanted: bool) -> None:
+    def weigh_abandoned(self, call: Call, *, context_wanted: bool) -> None:
         """End it the cheapest way.
 
         That is the engine's own cancel where it has one, else to let it finish, unless a new child
         is there sooner. What is late is expected to be late again: that is why others race it.
 
         Args:
-            running: what nobody wants.
+            call: what nobody wants.
             context_wanted: something else here wants what it loads.
         """
         if self.cancels:
-            if not running.cancelled:
-                running.cancelled = True
-                self._turn.effects.append(CancelDrawing(running.ticket))
-        elif self.is_loading(running):
+            if not call.cancelled:
+                call.cancelled = True
+                self._turn.effects.append(CancelDrawing(call.number))
+        elif self.is_loading(call):
             # What it loads is lost with the child, and nothing else is.
-            if not context_wanted and self._load_left_s(running) > self.pace.start_s:
+            if not context_wanted and self._load_left_s(call) > self.pace.start_s:
                 self.kill("What it loads is not wanted any more.", "cancelled")
-        elif self._steps_left_s(running) > self.pace.reload_s(running.plan.key):
+        elif self._steps_left_s(call) > self.pace.reload_s(call.plan.key):
             self.kill("Its picture is not wanted any more.", "cancelled")
 
-    def _load_left_s(self, running: Running) -> float:
+    def _load_left_s(self, call: Call) -> float:
         """Expected seconds until the child would be free, of a request that is loading."""
-        plan, since_s = running.plan, self._turn.now - running.phase_at
+        plan, since_s = call.plan, self._turn.now - call.phase_at
         return self.pace.load_left_s(plan.key, plan.load_bytes, since_s)
 
-    def _steps_left_s(self, running: Running) -> float:
+    def _steps_left_s(self, call: Call) -> float:
         """The same of one that draws."""
-        step_s = running.step_s or self.pace.step_s(running.size_key)
-        step_s = max(step_s, self._turn.now - running.heard_at)
-        steps = running.steps or running.job.params.steps
-        past_steps = running.phase in ("decoding", "upscaling", "finishing")
-        return 0.0 if past_steps else max(0, steps - running.step) * step_s
+        step_s = call.step_s or self.pace.step_s(call.size_key)
+        step_s = max(step_s, self._turn.now - call.heard_at)
+        return call.steps_left * step_s
 
     def watch(self) -> None:
         """End a child that has been silent for too long."""
@@ -262,16 +223,16 @@ class Drawing:
     def forgive(self, delay_s: float) -> None:
         """Move the limits by a delay that was this machine's own fault."""
         self._started_at += delay_s
-        if self.running is not None:
-            self.running.heard_at += delay_s
+        if self.call is not None:
+            self.call.heard_at += delay_s
 
     def deadlines(self) -> list[float]:
         """When `watch`, `start_if_due` or waiting progress has something to do."""
         times = [] if self._killing else [self._patience_ends()[0]]
         if self.state == "down":
             times.append(self._restart_at)
-        if self.running is not None and self.running.pending is not None:
-            times.append(self.running.step_sent_at + STEP_S)
+        if self.call is not None and self.call.pending is not None:
+            times.append(self.call.step_sent_at + STEP_S)
         return times
 
     def summary(self) -> EngineState:
@@ -279,8 +240,8 @@ class Drawing:
         if self.state != "ready":
             return EngineState(state="starting")
         doing: Literal["idle", "loading", "drawing"] = "idle"
-        if self.running is not None:
-            plan = self.running.plan
+        if self.call is not None:
+            plan = self.call.plan
             doing = "drawing" if plan in self.loaded or plan.upscales else "loading"
         last, *others = self.loaded.kept() or [Kept("", "")]
         return EngineState(state=doing, loaded=last.model, context=last.context, kept=tuple(others))
@@ -290,22 +251,22 @@ class Drawing:
         if self.state == "starting":
             limit_s = self.pace.start_limit_s()
             return self._started_at + limit_s, f"The engine was not ready within {limit_s:g} s."
-        running = self.running
-        if running is None:
+        call = self.call
+        if call is None:
             return math.inf, ""
-        if not running.began:
+        if not call.began:
             limit_s = self.pace.answer_limit_s()
             reason = f"The engine did not begin within {limit_s:g} s of being asked."
-        elif running.phase in (None, "loading"):
-            limit_s = self.pace.load_limit_s(running.plan.load_bytes)
-            reason = f"The engine was silent for {limit_s:g} s while loading {running.plan.model}."
-        elif running.phase == "sampling":
-            limit_s = self.pace.step_limit_s(running.size_key)
+        elif call.phase in (None, "loading"):
+            limit_s = self.pace.load_limit_s(call.plan.load_bytes)
+            reason = f"The engine was silent for {limit_s:g} s while loading {call.plan.model}."
+        elif call.phase == "sampling":
+            limit_s = self.pace.step_limit_s(call.size_key)
             reason = (
                 f"The engine was silent for {limit_s:g} s while sampling,"
-                f" after step {running.step} of {running.steps}."
+                f" after step {call.step} of {call.steps}."
             )
         else:
-            limit_s = self.pace.phase_limit_s(running.pixels)
-            reason = f"The engine was silent for {limit_s:g} s while {running.phase}."
-        return running.heard_at + limit_s, reason
+            limit_s = self.pace.phase_limit_s(call.pixels)
+            reason = f"The engine was silent for {limit_s:g} s while {call.phase}."
+        return call.heard_at + limit_s, reason

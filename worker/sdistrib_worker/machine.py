@@ -19,8 +19,8 @@ from sdistrib.protocol.codec import Buffer, decode_petition, encode_inventory
 from sdistrib.protocol.messages import Attempt, EngineState, Message, Standing
 from sdistrib_worker import events
 from sdistrib_worker.allowed import too_large
+from sdistrib_worker.calls import Job, preview_wish
 from sdistrib_worker.choices import overruled
-from sdistrib_worker.drawing import Job, preview_wish
 from sdistrib_worker.effects import Effect, Stop
 from sdistrib_worker.fetching import Fetching
 from sdistrib_worker.making import Making
@@ -135,7 +135,7 @@ class Worker:
     def _on_attempt_message(self, message: Message) -> None:
         match message:
             case wire.Revoke(attempt=attempt):
-                given_back = self._making.unqueue(attempt)
+                given_back = self._making.queue.remove(attempt)
                 answer = wire.Revoked if given_back else wire.TooLate
                 self._session.say(answer(attempt=attempt))
             case wire.Abandon(attempt=attempt):
@@ -155,7 +155,7 @@ class Worker:
     def _on_welcome(self) -> None:
         # The answer to a hello that did not name what was granted before it: as a slow answer lets
         # us say hello twice, the manager took that for lost and has handed it out anew.
-        for attempt in self._making.unqueue_all():
+        for attempt in self._making.queue.clear():
             self._turn.log("debug", f"{attempt.id[:8]}/{attempt.index} was given to us twice.")
         self._session.welcomed()
         self._tell_standing()
@@ -209,7 +209,7 @@ class Worker:
             fault = too_large(params, self._settings.declared)
             if fault is not None:
                 self._making.fail(attempt, fault)
-            elif not self._gate.is_open or not self._making.enqueue(job):
+            elif not self._gate.is_open or not self._making.queue.add(job):
                 self._session.say(wire.Revoked(attempt=attempt))
 
     # --- whether grants are taken -----------------------------------------------------------
@@ -236,7 +236,7 @@ class Worker:
             self._turn.log("info", "Grants are taken again.")
             return
         self._turn.log("info", f"No grants are taken now: {standing.reason}.")
-        given_back = self._making.unqueue_all()
+        given_back = self._making.queue.clear()
         if not self._session.is_open:
             self._given_back += given_back
             return
@@ -260,7 +260,7 @@ class Worker:
         self._session.tick()
         self._results.tick()
         if not self._session.is_open:
-            self._given_back += making.unqueue_all()
+            self._given_back += making.queue.clear()
         self._fetching.tick()
         making.fetch()
         making.start_next()
@@ -306,7 +306,7 @@ class Worker:
 
     def _leave_if_done(self) -> None:
         # The queue was given back; what is in it was begun, and its engine died.
-        if self._is_busy() or self._making.is_queued:
+        if self._is_busy() or self._making.queue:
             return
         owed = len(self._results.attempts())
         if not owed:

@@ -4,6 +4,7 @@ All times are seconds. `patience` multiplies the limits on loading and drawing, 
 slow devices; the time to start an interpreter and to answer at all is not a matter of patience.
 """
 
+from collections.abc import Hashable
 from typing import TypeVar
 
 from sdistrib import limits
@@ -22,6 +23,7 @@ class Pace:
     def __init__(self, patience: float = 1.0) -> None:
         self._patience = patience
         self._step_s: dict[SizeKey, float] = {}
+        self._image_s: dict[Hashable, float] = {}
         self._load_s: dict[str, float] = {}
         #: Seconds that a byte took at the last load.
         self._byte_s = 0.0
@@ -31,6 +33,15 @@ class Pace:
     def stepped(self, key: SizeKey, step_s: float) -> None:
         """A step of this length was seen."""
         _remember(self._step_s, key, step_s)
+
+    def drew(self, likeness: Hashable, image_s: float) -> None:
+        """An image of this likeness took that long, from the prompt to the last pixel."""
+        if image_s > 0:
+            _remember(self._image_s, likeness, image_s)
+
+    def image_s(self, likeness: Hashable) -> float:
+        """Seconds that the last such image took; 0 when none was drawn."""
+        return self._image_s.get(likeness, 0.0)
 
     def loaded(self, context: str, load_s: float, load_bytes: int) -> None:
         """This context, of files of this size, took that long to load."""

@@ -67,13 +67,13 @@ class Previewing:
         self._stage = "none"
         if drawn is None or not event.data or not self._session.is_open:
             return
-        shown, running = drawn.previewed, self._drawing.running
-        if running is None or self._wanted(shown.ticket) is None:
+        shown, call = drawn.previewed, self._drawing.call
+        if call is None or self._wanted(shown.ticket) is None:
             return  # the picture itself is here, or nobody wants it any more
         preview = Preview(
             attempt=event.attempt,
             step=max(0, shown.step),
-            steps=running.steps or running.job.params.steps,
+            steps=call.steps or call.params.steps,
             width=event.width,
             height=event.height,
             format=event.format,
@@ -85,10 +85,9 @@ class Previewing:
 
     def _wanted(self, ticket: int) -> Attempt | None:
         """The attempt that the engine draws under this ticket, if somebody wants it."""
-        running = self._drawing.running
-        if running is None or running.ticket != ticket or running.abandoned:
-            return None
-        return running.job.attempt
+        call = self._drawing.call
+        part = call.parts.get(ticket) if call is not None else None
+        return part.job.attempt if part is not None and not part.abandoned else None
 
     def _ask_if_free(self) -> None:
         if self._child_waits and self._stage == "none" and self._session.is_open:

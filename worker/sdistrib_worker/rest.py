@@ -29,7 +29,7 @@ class Rest:
     def wish(self) -> str:
         """A client wants everything unloaded; gives what comes of it."""
         drawing = self._making.drawing
-        if drawing.running is None and not drawing.loaded:
+        if drawing.call is None and not drawing.loaded:
             return "nothing: no model was loaded"
         self._wished = True
         models = drawing.loaded.models or "its model"
@@ -38,7 +38,7 @@ class Rest:
     def tick(self) -> None:
         """Unload if that is due."""
         drawing = self._making.drawing
-        if drawing.running is None and not drawing.loaded:
+        if drawing.call is None and not drawing.loaded:
             self._wished = False
         if not self._is_idle():
             self._since = None

@@ -18,7 +18,7 @@ class Painting(NamedTuple):
     channels: int
     #: Seconds spent loading; 0.0 when the context was there.
     load_s: float
-    #: Seconds from the prompt to the last pixel, upscaling included.
+    #: Seconds from the prompt to the last pixel, upscaling included; in a call of several a share.
     draw_s: float
     #: All sampling steps together, those of highres fix too.
     sampling_s: float
@@ -34,8 +34,10 @@ class Painting(NamedTuple):
 class Reporter(Protocol):
     """Where an engine says what it is doing; safe to call from any of its threads."""
 
-    def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
-        """The request under way has come this far."""
+    def at(
+        self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0, image: int = 0
+    ) -> None:
+        """The request under way has come this far, with this of its images (from 0)."""
 
     @property
     def takes_preview(self) -> bool:
@@ -57,14 +59,17 @@ class Reporter(Protocol):
 
 
 class Engine(Protocol):
-    """Draws one image at a time and keeps contexts between images, as many as a request allows."""
+    """Draws one request at a time and keeps contexts between them, as many as a request allows."""
 
     @property
     def facts(self) -> EngineFacts:
         """What this engine is and which device it has."""
 
-    def draw(self, request: Draw) -> Painting:
-        """Draw one image, after loading its context if that is not loaded.
+    def draw(self, request: Draw) -> list[Painting]:
+        """Draw the images of a request, after loading their context if that is not loaded.
+
+        Gives as many as it has, in the order of their seeds; the seconds of a load stand with the
+        first.
 
         Raises:
             RefusalError: no picture came of it; the engine can be used on.

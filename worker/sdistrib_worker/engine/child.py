@@ -44,8 +44,11 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._lock = threading.Lock()
-        #: Number of the request under way.
+        #: Number of the image under way, and of the first of its request.
         self.ticket = 0
+        self._first = 0
+        #: Images of the request that have begun.
+        self._begun = 0
         #: The supervisor has taken the last preview.
         self.takes_preview = True
         self._then: Callable[[], None] = _nothing
@@ -61,8 +64,20 @@ class Link:
         except (BrokenPipeError, ConnectionResetError):
             os._exit(EXIT_WORKER_GONE)
 
-    def at(self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0) -> None:
-        """The request under way has come this far."""
+    def begin(self, ticket: int) -> None:
+        """A request is taken up, with its first image."""
+        self.ticket = self._first = ticket
+        self._begun = 1
+        self.send(Began(ticket=ticket))
+
+    def at(
+        self, phase: Phase, step: int = 0, steps: int = 0, step_s: float = 0.0, image: int = 0
+    ) -> None:
+        """The request under way has come this far, with this of its images (from 0)."""
+        self.ticket = self._first + image
+        if image >= self._begun:
+            self._begun = image + 1
+            self.send(Began(ticket=self.ticket))
         self.send(At(ticket=self.ticket, phase=phase, step=step, steps=steps, step_s=step_s))
 
     def when_room(self, then: Callable[[], None]) -> None:
@@ -176,14 +191,13 @@ def serve(link: Link, inbox: Inbox, engine: Engine) -> None:
 
 
 def _draw(link: Link, inbox: Inbox, engine: Engine, request: Draw) -> None:
-    link.ticket = request.ticket
-    link.send(Began(ticket=request.ticket))
+    link.begin(request.ticket)
     try:
-        painting = _painted(inbox, engine, request)
+        paintings = _painted(inbox, engine, request)
     except RefusalError as refusal:
         link.send(
             Declined(
-                ticket=request.ticket,
+                ticket=link.ticket,
                 code=refusal.code,
                 message=str(refusal),
                 loading=refusal.loading,
@@ -192,10 +206,14 @@ def _draw(link: Link, inbox: Inbox, engine: Engine, request: Draw) -> None:
         return
     finally:
         inbox.ends()
-    link.send_pixels(_drawn(request.ticket, painting), painting.pixels)
+    if request.count > 1:
+        # From here on the supervisor holds the first that it has not for the one that is at fault.
+        link.at("finishing")
+    for number, painting in enumerate(paintings):
+        link.send_pixels(_drawn(request.ticket + number, painting), painting.pixels)
 
 
-def _painted(inbox: Inbox, engine: Engine, request: Draw) -> Painting:
+def _painted(inbox: Inbox, engine: Engine, request: Draw) -> list[Painting]:
     if not inbox.begins(request.ticket, engine.cancel):
         raise RefusalError("cancelled", "It was not begun.")
     return engine.draw(request)

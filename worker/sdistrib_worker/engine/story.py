@@ -5,6 +5,8 @@ counts tensors, LoRAs count tensors, the sampler counts steps, the VAE and the u
 tiles. The numbers alone do not tell which is meant; the log lines before them do. A block of
 reports begins with step 0. It is about tiles when "processing N tiles" was said just before, and
 about sampling when it follows "generating image" or, in highres fix, the line with its steps. A
+call of several images samples one after the other ("generating image: 2/4"), and only then decodes
+them ("latent 2 decoded" ends the second). A
 video begins with "generate_video" and its size; with a high-noise model it is sampled twice.
 Source of all lines: `generate_image`, `generate_video` and `process_tiles_2d` of engine 0.4.7.
 """
@@ -21,6 +23,10 @@ from sdistrib_worker.engine.death import says_out_of_memory
 #: "stable-diffusion.cpp:212  - ", which each line begins with.
 _PLACE = re.compile(r"^[\w.+-]+:\d+\s*- ")
 _TILES = re.compile(r"processing \d+ tiles")
+#: Said when the sampling of an image begins, and when it is decoded.
+_IMAGE = re.compile(r"generating image: (\d+)/\d+")
+_DECODING = re.compile(r"decoding (\d+) latents")
+_DECODED = re.compile(r"latent (\d+) decoded")
 #: Said when the prompt of a video is encoded; "generate_video completed" is its end.
 _FILM = re.compile(r"generate_video \d+x\d+x\d+")
 #: The engine warns and draws on without the file; we do not.
@@ -70,6 +76,8 @@ class Where(NamedTuple):
     step: int = 0
     steps: int = 0
     step_s: float = 0.0
+    #: Which image of the call, from 0.
+    image: int = 0
 
 
 class Story:
@@ -93,14 +101,15 @@ class Story:
         self.embeddings: set[str] = set()
         #: PhotoMaker is off until the next load.
         self.lost_photo_maker = False
-        #: Seconds of all sampling steps so far, of both passes of highres fix or of a video.
-        self.sampling_s = 0.0
         self._no_effect: dict[str, None] = {}
         self._lora_fits: dict[str, int] = {}
         self._sampling_next = False
         self._tiles_next = False
         self._in_sampling = False
         self._steps = 0
+        #: The image that the engine is at, and how many it decodes.
+        self._image = 0
+        self._latents = 0
         self._block_at = now
         self._life_at = now
 
@@ -108,7 +117,7 @@ class Story:
         """The caller itself begins something else."""
         self.phase = phase
         self._in_sampling = False
-        return Where(phase)
+        return Where(phase, image=self._image)
 
     def line(self, level: int, text: str) -> Where | None:
         """Hear one line of the log; gives the new place when it begins another phase."""
@@ -129,7 +138,19 @@ class Story:
             self.embeddings.add(embedded["new"] or embedded["old"])
         return self._turn(said)
 
+    def _hear_image(self, said: str) -> bool:
+        """Note which image the engine is at; True when it goes on to decode another one."""
+        if image := _IMAGE.match(said):
+            self._image = int(image[1]) - 1
+        elif latents := _DECODING.match(said):
+            self._image, self._latents = 0, int(latents[1])
+        elif (decoded := _DECODED.match(said)) and int(decoded[1]) < self._latents:
+            self._image = int(decoded[1])
+            return True
+        return False
+
     def _turn(self, said: str) -> Where | None:
+        another = self._hear_image(said)
         if _TILES.match(said):
             self._tiles_next = True
         elif said.startswith("generating image: ") or _FILM.match(said):
@@ -141,7 +162,7 @@ class Story:
             return self.enter("upscaling")
         elif said.startswith("hires fix: ") and " steps, " in said:
             self._sampling_next = True
-        elif said.startswith(("decoding ", "generating latent video completed")):
+        elif another or said.startswith(("decoding ", "generating latent video completed")):
             return self.enter("decoding")
         elif said.startswith("upscaling from ("):
             return self.enter("upscaling")
@@ -161,12 +182,11 @@ class Story:
         if self._in_sampling:
             self._life_at = now
             step_s = step_s if step else 0.0
-            self.sampling_s += step_s
-            return Where("sampling", step, steps, step_s)
+            return Where("sampling", step, steps, step_s, self._image)
         if now - self._life_at < _SIGN_OF_LIFE_S:
             return None
         self._life_at = now
-        return Where(self.phase)
+        return Where(self.phase, image=self._image)
 
     @property
     def takes_embeddings(self) -> bool:

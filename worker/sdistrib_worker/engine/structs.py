@@ -219,7 +219,8 @@ class Filled:
         self.ctx.free_params_immediately = False
         self.ctx.vae_decode_only = not needs_encoder(request.params)
         self.drawn.seed = request.seed
-        self.img.batch_count = 1
+        # It seeds each image anew, with the seed behind the one before.
+        self.img.batch_count = request.count
         loras = [
             api.sd_lora_t(one.high_noise, one.weight, one.path.encode()) for one in request.loras
         ]
