@@ -116,17 +116,17 @@ _LAST = Key(9, 0, 0.0, 0)
 
 def test_a_petition_is_overtaken_since_it_was_first_passed_after_it_last_got_something() -> None:
     stand = Stand()
-    head, other = stand.add(job("a"), 2), job("other")
+    head = stand.add(job("a"), 2)
     line = stand.lines.of(head)
     assert line is not None
     assert line.overtaken(99.0) is None
     for now in (10.0, 10.5, 30.0):
-        line.passed(now, other, _LAST)
+        line.passed(now, _LAST)
     assert line.overtaken(9.9) is None
     assert line.overtaken(10.0) == (line.key(head), head)
     stand.lines.change(head, -1)
     assert line.overtaken(99.0) is None
-    line.passed(40.0, other, _LAST)
+    line.passed(40.0, _LAST)
     stand.add(job("b"))
     assert line.overtaken(99.0) == (line.key(head), head)
     stand.lines.change(head, -1)
@@ -141,12 +141,12 @@ def test_only_who_stands_before_is_passed() -> None:
     )
     line = stand.lines.of(first)
     assert line is not None
-    line.passed(5.0, same, line.key(same))
+    line.passed(5.0, line.key(same))
     assert [one.passed_at for one in (first, same, last)] == [5.0, None, None]
     # The first of those that were passed by then is meant, not the one that was passed first.
-    line.passed(6.0, job("other"), _LAST)
+    line.passed(6.0, _LAST)
     new = stand.add(job("d", client="d", due=0.5))
-    line.passed(7.0, job("other"), _LAST)
+    line.passed(7.0, _LAST)
     assert [line.overtaken(at)[1] for at in (5.0, 6.5, 7.0) if line.overtaken(at)] == [
         first, first, new,
     ]  # fmt: skip
@@ -157,7 +157,7 @@ def test_what_moves_to_another_line_takes_along_how_long_it_has_waited() -> None
     made = stand.add(job("a"), 2)
     before = stand.lines.of(made)
     assert before is not None
-    before.passed(5.0, job("other"), _LAST)
+    before.passed(5.0, _LAST)
     stand.lines.change(made, -2)
     made.kind = "other"
     stand.lines.change(made, 2)
@@ -166,6 +166,32 @@ def test_what_moves_to_another_line_takes_along_how_long_it_has_waited() -> None
     assert line is not before
     assert line.overtaken(5.0) == (line.key(made), made)
     assert before.overtaken(5.0) is None
+
+
+def test_all_of_a_client_are_passed_however_many_he_has() -> None:
+    stand = Stand()
+    made = [stand.add(job(f"p{n}", client="c", due=float(n))) for n in range(_LOOK + 2)]
+    line = stand.lines.of(made[0])
+    assert line is not None
+    line.passed(1.0, _LAST)
+    assert [one.passed_at for one in made] == [1.0] * _LOOK + [None, None]
+    stand.lines.change(made[0], -1)
+    line.passed(2.0, _LAST)
+    assert [one.passed_at for one in made[_LOOK:]] == [2.0, None]
+
+
+def test_who_loses_his_first_right_still_stands_before_what_he_wants_later() -> None:
+    stand = Stand()
+    new = stand.add(job("new", client="c", due=1.0, new=True, images=1))
+    assert stand.order == ["new"]
+    stand.lines.change(new, -1)
+    stand.add(job("later", client="c", due=3.0))
+    assert stand.order == ["later"]
+    stand.lines.change(new, 1)
+    assert stand.order[0] == "new"
+    new.new = False
+    stand.add(job("other", client="d", due=2.0))
+    assert stand.order == ["new"]
 
 
 def test_images_before_a_place_are_counted() -> None:

@@ -122,7 +122,7 @@ def _passed(yard: Yard, made: Job, now: float) -> None:
     """Somebody of worse right was handed out before it."""
     line = yard.scheduler.lines.of(made)
     assert line is not None
-    line.passed(now, job("other"), Key(9, 0, 0.0, 0))
+    line.passed(now, Key(9, 0, 0.0, 0))
     assert made.passed_at == now
 
 

@@ -12,7 +12,7 @@ client's first petition in it is passed so: see `Line.passed` and `Line.overtake
 import heapq
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from itertools import islice, takewhile
 from typing import NamedTuple
 
@@ -41,6 +41,38 @@ class Key(NamedTuple):
     number: int
 
 
+class _Turns:
+    """Clients by a key each, which may get worse unnoticed, and better only by `put`."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Key, str]] = []
+        #: The entry of each client that counts.
+        self._counts: dict[str, Key] = {}
+
+    def put(self, client: str, key: Key) -> None:
+        """The client has this key, if it has none or a worse one."""
+        counts = self._counts.get(client)
+        if counts is None or key < counts:
+            self._counts[client] = key
+            heapq.heappush(self._heap, (key, client))
+
+    def first(self, current: Callable[[str], Job | None], key: Callable[[Job], Key]) -> Job | None:
+        """What the client of the smallest key has now; who has nothing leaves."""
+        while self._heap:
+            seen, client = self._heap[0]
+            job = current(client) if self._counts.get(client) == seen else None
+            if job is None:
+                heapq.heappop(self._heap)
+                if self._counts.get(client) == seen:
+                    del self._counts[client]
+            elif (now := key(job)) == seen:
+                return job
+            else:
+                self._counts[client] = now
+                heapq.heapreplace(self._heap, (now, client))
+        return None
+
+
 class Line:
     """Petitions that need the same context, have the same size, and fit the same boxes."""
 
@@ -54,20 +86,15 @@ class Line:
         self._looked: tuple[int, list[tuple[Key, Job]]] | None = None
         #: Each client's petitions with waiting images, by (priority, due, number).
         self._clients: dict[str, list[_Place]] = {}
-        #: (key, client): the key may be outdated, and is then too small.
-        self._turns: list[tuple[Key, str]] = []
-        #: How often each client stands there.
-        self._stands: dict[str, int] = {}
-        #: (key, client) of each client's first petition that was not passed; keys as above.
-        self._unpassed: list[tuple[Key, str]] = []
-        self._best: dict[str, Key] = {}
+        #: By each client's first petition, the first that was not passed, and the first that was
+        #: found to be overtaken.
+        self._turns, self._unpassed, self._late_turns = _Turns(), _Turns(), _Turns()
         #: What was passed, by when, and what came back since.
         self._passed: deque[tuple[float, Job]] = deque()
         self._back: list[Job] = []
         #: Each client's petitions that were found to be overtaken, by place and when they were
-        #: passed; and (key, client) as above.
+        #: passed.
         self._late: dict[str, list[tuple[_Place, float]]] = {}
-        self._late_turns: list[tuple[Key, str]] = []
 
     def add(self, job: Job) -> None:
         """A petition has waiting images, and had none."""
@@ -77,9 +104,8 @@ class Line:
 
     def place(self, job: Job) -> None:
         """The petition may go earlier than before."""
-        if self._clients[job.client][0][-1] is job:
-            heapq.heappush(self._turns, (self.key(job), job.client))
-            self._stands[job.client] = self._stands.get(job.client, 0) + 1
+        if self._first_of(job.client) is job:
+            self._turns.put(job.client, self.key(job))
 
     def remove(self, job: Job) -> None:
         """None of its images waits any more."""
@@ -90,18 +116,8 @@ class Line:
 
     def head(self) -> tuple[Key, Job] | None:
         """Whose turn it is."""
-        while self._turns:
-            key, client = self._turns[0]
-            queue = self._clients.get(client)
-            current = self.key(queue[0][-1]) if queue else None
-            if queue and current == key:
-                return key, queue[0][-1]
-            if current is None or self._stands[client] > 1:
-                heapq.heappop(self._turns)
-                self._stands[client] -= 1
-            else:
-                heapq.heapreplace(self._turns, (current, client))
-        return None
+        job = self._turns.first(self._first_of, self.key)
+        return None if job is None else (self.key(job), job)
 
     def ordered(self, look: int = _LOOK) -> Iterator[Job]:
         """The first petitions of so many clients and so many of each, about in fair order."""
@@ -138,37 +154,29 @@ class Line:
     def given(self, job: Job) -> None:
         """An image of it was handed out: it waits anew."""
         job.passed_before, job.passed_at = job.passed_at or job.passed_before, None
-        if job.waiting:
-            self._watch(job)
+        first = self._first_unpassed(job.client)
+        if first is not None:
+            self._unpassed.put(job.client, self.key(first))
 
     def given_back(self, job: Job) -> None:
         """It comes, or an image of it came back unseen: then it has waited all the time."""
         if job.passed_before is None:
-            self._watch(job)
+            self._unpassed.put(job.client, self.key(job))
         else:
             job.passed_at, job.passed_before = job.passed_before, None
             self._back.append(job)
 
-    def passed(self, now: float, by: Job, key: Key) -> None:
-        """A petition with this place in fair order is handed out: it passes who stand before."""
-        while self._unpassed and self._unpassed[0][0] < key:
-            at, client = heapq.heappop(self._unpassed)
-            if self._best.get(client) == at:
-                del self._best[client]
-                for *_, job in islice(self._clients.get(client, ()), _LOOK):
-                    if job is by or self.key(job) >= key:
-                        self._watch(job)
-                        break
-                    if job.passed_at is None:
-                        job.passed_at = now
-                        self._passed.append((now, job))
+    def passed(self, now: float, key: Key) -> None:
+        """What has this place in fair order is handed out: it passes all that stand before."""
+        while (job := self._unpassed.first(self._first_unpassed, self.key)) is not None:
+            if self.key(job) >= key:
+                break
+            job.passed_at = now
+            self._passed.append((now, job))
 
-    def _watch(self, job: Job) -> None:
-        """It may be passed."""
-        key, best = self.key(job), self._best.get(job.client)
-        if best is None or key < best:
-            self._best[job.client] = key
-            heapq.heappush(self._unpassed, (key, job.client))
+    def _first_unpassed(self, client: str) -> Job | None:
+        queue = islice(self._clients.get(client, ()), _LOOK)
+        return next((job for *_, job in queue if job.passed_at is None), None)
 
     def overtaken(self, since: float) -> tuple[Key, Job] | None:
         """The first in fair order of those that were passed by then and have got nothing yet."""
@@ -180,29 +188,19 @@ class Line:
                 self._is_late(job.passed_at, job)
             elif job.passed_at is not None:
                 self._back.append(job)
-        while self._late_turns:
-            key, client = self._late_turns[0]
-            first = self._late_of(client)
-            if first is None:
-                heapq.heappop(self._late_turns)
-            elif self.key(first) == key:
-                return key, first
-            else:
-                heapq.heapreplace(self._late_turns, (self.key(first), client))
-        return None
+        first = self._late_turns.first(self._late_of, self.key)
+        return None if first is None else (self.key(first), first)
 
     def _is_late(self, at: float, job: Job) -> None:
         if not self._waits_since(at, job):
             return
-        first = self._late_of(job.client)
         late = self._late.setdefault(job.client, [])
         if len(late) > 2 * self.images + _LOOK:
             # The rest of those that have got something since.
             late[:] = [one for one in late if self._waits_since(one[1], one[0][-1])]
             heapq.heapify(late)
         heapq.heappush(late, (_place(job), at))
-        if first is None or _place(job) < _place(first):
-            heapq.heappush(self._late_turns, (self.key(job), job.client))
+        self._late_turns.put(job.client, self.key(job))
 
     def _late_of(self, client: str) -> Job | None:
         """The first of its petitions that were overtaken, if they still are."""

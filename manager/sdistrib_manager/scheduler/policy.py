@@ -413,7 +413,7 @@ class _Turn(Generic[_B]):
         key = line.key(give.job)
         for _, job, other in self._lines.heads_before(key):
             if self._able(give.box, job):
-                other.passed(self._now, give.job, key)
+                other.passed(self._now, key)
 
     # --- idle boxes -------------------------------------------------------------------------
 
