@@ -241,7 +241,8 @@ def retry(state: State, client: Client, message: wire.Retry, body: Buffer) -> No
     drawn = set(entry.indices("done"))
     undone = [index for index in range(entry.size) if index not in drawn]
     try:
-        edited = _edited(state, entry, bytes(body)) if len(body) else entry
+        edits = len(body) and bytes(body) != entry.body
+        edited = _edited(state, entry, bytes(body)) if edits else entry
     except PetitionError as error:
         _refuse(state, client, message.id, error.info)
         return

@@ -52,6 +52,8 @@ class ManagerBox(Process):
         self._boot = 0.0
         #: Events that managers took in here.
         self._events = 0
+        #: Petitions whose retry came and was neither carried out nor refused yet.
+        self._retrying: set[str] = set()
         self._woke_at = self._planned_s = 0.0
 
     @property
@@ -177,7 +179,11 @@ class ManagerBox(Process):
                 if isinstance(effect.row, PetitionStateRow) and effect.row.state == "queued":
                     reopened.add(effect.row.id)
         if isinstance(event, events.MessageArrived) and isinstance(event.message, wire.Retry):
-            self.ledger.retried &= reopened | (self.ledger.retried - {event.message.id})
+            self._retrying.add(event.message.id)
+        # One that waits for an input file is opened when that is kept, or never.
+        over = self._retrying - set(manager.state.staged)
+        self._retrying -= over
+        self.ledger.retried = self.ledger.retried - over | over & reopened
         for petition_id in touched:
             entry = manager.state.queue.entries.get(petition_id)
             if entry is not None:

@@ -327,6 +327,19 @@ def test_a_retry_after_a_cancel_draws_the_rest_and_can_fail_again(farm):
     assert {a.index for a in worker.attempts} == {1, 2}
 
 
+def test_the_same_body_is_no_edit_and_a_late_result_counts(farm):
+    client, worker = Client(farm), Worker(farm)
+    pid = client.submits()
+    old = worker.starts()
+    farm.wait(4, client)
+    client.says(wire.Cancel(id=pid))
+    client.says(wire.Retry(id=pid), farm.manager.state.queue.entries[pid].body)
+    worker.reconnects(holding=(old,))
+    worker.draws(old)
+    assert not worker.got(wire.ResultRefused)
+    assert client.pictures == [0]
+
+
 def test_a_late_result_of_the_parameters_of_before_is_refused_after_an_edit(farm):
     client, worker = Client(farm), Worker(farm)
     pid = client.submits()
