@@ -26,25 +26,32 @@ class Fairness:
         #: while none of its own was handed out, in seconds.
         self.worst_s = 0.0
         self._passed: dict[Job, list[_Pass]] = {}
-        #: Of images that are handed out: what passed their petition before.
-        self._before: dict[Image, list[_Pass]] = {}
+        #: Of images that are handed out: when, and what passed their petition before.
+        self._before: dict[Image, tuple[float, list[_Pass]]] = {}
+        #: When an image of a petition was last handed out, or begun.
+        self._last: dict[Job, float] = {}
 
     def handed(self, now: float, image: Image, passed: Iterable[tuple[Job, float]]) -> None:
         """An image is handed out; it passes these petitions, whose next one would end then."""
         for job, would_end in passed:
             self._passed.setdefault(job, []).append(_Pass(now, would_end))
-        before = self._passed.pop(image.job, None)
-        if before:
-            self._before[image] = before
+        self._before[image] = now, self._passed.pop(image.job, [])
+        self._last[image.job] = now
+
+    def began(self, now: float, image: Image) -> None:
+        """A box turned to it."""
+        self._last[image.job] = now
 
     def back(self, image: Image) -> None:
-        """It was taken back, or lost: its petition has waited all the time."""
-        before = self._before.pop(image, None)
-        if before:
-            self._passed[image.job] = before + self._passed.get(image.job, [])
+        """It was taken back, or lost: its petition waits on as before it was handed out, unless
+        another image of it was handed out since, or begun."""
+        at, before = self._before.pop(image, (0.0, []))
+        if at == self._last[image.job]:
+            self._passed[image.job] = before
 
     def finished(self, now: float, image: Image) -> None:
         """Its picture is there."""
-        costly = [one.at for one in self._before.pop(image, ()) if one.would_end < now]
+        _, before = self._before.pop(image, (0.0, []))
+        costly = [one.at for one in before if one.would_end < now]
         if costly:
             self.worst_s = max(self.worst_s, costly[-1] - costly[0])

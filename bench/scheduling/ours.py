@@ -101,6 +101,7 @@ class Ours:
     def began(self, now: float, box: str, image: Image) -> None:
         held = self._boxes[box].held[image]
         held.begun_at = now
+        self._fairness.began(now, image)
         held.expected_s = self._scheduler.begun(self._boxes[box], held.job, now)
         here = self._boxes[box]
         here.contexts = work.used(here.contexts, image.job.context, here.keep)

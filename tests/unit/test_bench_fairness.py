@@ -38,6 +38,24 @@ def test_an_image_of_its_own_begins_anew_and_one_taken_back_does_not() -> None:
     assert found.worst_s == 20.0
 
 
+@pytest.mark.parametrize("begins", [True, False])
+def test_one_taken_back_after_another_was_served_is_no_longer_overtaken(begins: bool) -> None:
+    found = Fairness()
+    if begins:
+        found.handed(0.0, Image(A, 1), [])
+    found.handed(0.0, Image(B, 0), [(A, 5.0)])
+    found.handed(10.0, Image(A, 0), [])
+    if begins:
+        found.began(20.0, Image(A, 1))
+    else:
+        found.handed(20.0, Image(A, 1), [])
+    found.back(Image(A, 0))
+    found.handed(50.0, Image(B, 1), [(A, 55.0)])
+    found.handed(60.0, Image(A, 0), [])
+    found.finished(99.0, Image(A, 0))
+    assert found.worst_s == 0.0
+
+
 def test_who_never_got_anything_is_not_counted_before_he_does() -> None:
     found = Fairness()
     found.handed(0.0, Image(B, 0), [(A, 5.0)])
