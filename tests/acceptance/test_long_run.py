@@ -101,7 +101,8 @@ def test_images_leave_neither_memory_nor_descriptors_behind(
     # Who measures coverage in there keeps more and more himself.
     exact |= dict.fromkeys(("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"), "")
     command = ("tests.support.heap_worker", farm.workers_at, str(models_dir), "--threads", "1")
-    worker = farm.start(*command, env=exact)
+    # In calls of several they would not be seen one by one.
+    worker = farm.start(*command, "--max-batch", "1", env=exact)
     farm.manager.says(" joins: ")
     small = ("-W", str(SIDE), "-H", str(SIDE), "--steps", "1", "--cfg-scale", "1")
     client = farm.client(

@@ -22,6 +22,12 @@ LARGE_WORDS = ("-W", str(SIDE), "-H", str(SIDE), "--steps", "1", "--cfg-scale", 
 SPARE_BYTES = 170 * 2**20
 
 
+@pytest.fixture(autouse=True)
+def _one_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that allocates at a bad moment gets an arena of its own: 64 MiB of what is left."""
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+
+
 def _warm_and_confined(
     farm: Cluster,
     models: Path,

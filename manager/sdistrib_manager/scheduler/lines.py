@@ -56,6 +56,10 @@ class _Turns:
             self._counts[client] = key
             heapq.heappush(self._heap, (key, client))
 
+    def none_before(self, key: Key) -> bool:
+        """Nobody can have a smaller key than this: told without looking up what they have."""
+        return not self._heap or self._heap[0][0] >= key
+
     def first(self, current: Callable[[str], Job | None], key: Callable[[Job], Key]) -> Job | None:
         """What the client of the smallest key has now; who has nothing leaves."""
         while self._heap:
@@ -168,8 +172,9 @@ class Line:
 
     def passed(self, now: float, key: Key) -> None:
         """What has this place in fair order is handed out: it passes all that stand before."""
-        while (job := self._unpassed.first(self._first_unpassed, self.key)) is not None:
-            if self.key(job) >= key:
+        while not self._unpassed.none_before(key):
+            job = self._unpassed.first(self._first_unpassed, self.key)
+            if job is None or self.key(job) >= key:
                 break
             job.passed_at = now
             self._passed.append((now, job))

@@ -108,7 +108,7 @@ def left(box: Box, held: Held, now: float, costs: Costs) -> float:
     if held.begun_at is None:
         return costs.image_s(box.name, held.job)
     expected_s, spent_s = held.expected_s, now - held.begun_at
-    if held.sampling_at is not None:
+    if held.sampling_at is not None and not costs.knows(box.name, held.job):
         # Each of its steps takes at least as long as it has waited for the first.
         first_s = now - held.sampling_at
         expected_s = max(expected_s, spent_s - first_s + held.job.steps * first_s)
