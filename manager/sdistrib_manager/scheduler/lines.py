@@ -87,7 +87,7 @@ class Line:
         self.images = 0
         self._shares = shares
         #: What `ordered` found, while that holds: for the rounds of this version.
-        self._looked: tuple[int, list[tuple[Key, Job]]] | None = None
+        self._looked: tuple[int, list[Job]] | None = None
         #: Each client's petitions with waiting images, by (priority, due, number).
         self._clients: dict[str, list[_Place]] = {}
         #: By each client's first petition, the first that was not passed, and the first that was
@@ -125,18 +125,18 @@ class Line:
 
     def ordered(self, look: int = _LOOK) -> Iterator[Job]:
         """The first petitions of so many clients and so many of each, about in fair order."""
-        return (job for _, job in (self._look() if look == _LOOK else self._places(look)))
+        return iter(self._look() if look == _LOOK else self._firsts(look))
 
-    def _look(self) -> list[tuple[Key, Job]]:
+    def _look(self) -> list[Job]:
         if self._looked is None or self._looked[0] != self._shares.version:
-            self._looked = self._shares.version, list(self._places(_LOOK))
+            self._looked = self._shares.version, list(self._firsts(_LOOK))
         return self._looked[1]
 
-    def _places(self, look: int) -> Iterator[tuple[Key, Job]]:
+    def _firsts(self, look: int) -> Iterator[Job]:
         firsts = ((self.key(queue[0][-1]), client) for client, queue in self._clients.items())
         for _, client in heapq.nsmallest(look, firsts):
             for *_, job in islice(self._clients[client], look):
-                yield self.key(job), job
+                yield job
 
     def changes(self) -> None:
         """Petitions come or go, or stand elsewhere than before."""
@@ -151,7 +151,7 @@ class Line:
 
     def before(self, key: Key) -> int:
         """About how many images here go before it."""
-        return sum(job.waiting for place, job in self._look() if place < key)
+        return sum(job.waiting for job in self._look() if self.key(job) < key)
 
     # --- who is passed ----------------------------------------------------------------------
 

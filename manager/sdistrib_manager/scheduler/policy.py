@@ -324,15 +324,16 @@ class _Turn(Generic[_B]):
     def _behind(self, heads: list[Head]) -> Give[_B] | None:
         """A box that draws is handed the next image that it need not load for."""
         kept = self._rights.kept()
-        limits = {box: self._rights.limit(box) for box in self._outlooks.roomy()}
-        worst = max(limits.values(), default=None)
+        roomy = self._outlooks.roomy()
+        limits = self._rights.limits(roomy)
+        worst = max(map(limits.__getitem__, roomy), default=None)
         for key, job, line in heads:
             if worst is None or worst < key:
                 break
             if line in self._refused:
                 continue
-            roomy = (box for box in self._outlooks.with_room(job) if key <= limits[box])
-            boxes = [box for box in roomy if box not in kept or key <= kept[box][0]]
+            free = (box for box in self._outlooks.with_room(job) if key <= limits[box])
+            boxes = [box for box in free if box not in kept or key <= kept[box][0]]
             give = self._best(line, boxes, limits)
             if give is not None:
                 return give
@@ -360,7 +361,7 @@ class _Turn(Generic[_B]):
         Args:
             line: has a head.
             boxes: among these.
-            limits: of what boxes may be given, see `Rights.limit`; no limit where there is none.
+            limits: of what boxes may be given, see `Rights.limits`; no limit where there is none.
             hurry: others must be so much sooner for nothing to be given.
         """
         job = self._first(line) if boxes else None

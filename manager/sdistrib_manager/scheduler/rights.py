@@ -8,7 +8,7 @@ of worse right.
 
 import sys
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, NamedTuple
 
 from sdistrib_manager.scheduler.costs import Costs
@@ -71,14 +71,14 @@ class Rights(Generic[B]):
         bound_s = self._bound.loads * self._costs.typical_load_s(found[1])
         return (*found, line) if self._now - found[1].passed_at >= bound_s else None
 
-    def limit(self, box: B) -> Key:
-        """What goes to the box must have no worse right than this: that of the first overtaken
+    def limits(self, boxes: Iterable[B]) -> Mapping[B, Key]:
+        """What goes to a box must have no worse right than this: that of the first overtaken
         petition that it could draw."""
-        limit = self._limits.get(box)
-        if limit is None:
-            able = (key for key, job, _ in self.overtaken() if self._able(box, job))
-            limit = self._limits[box] = next(able, LAST)
-        return limit
+        for box in boxes:
+            if box not in self._limits:
+                able = (key for key, job, _ in self.overtaken() if self._able(box, job))
+                self._limits[box] = next(able, LAST)
+        return self._limits
 
     def next_boxes(self) -> Iterator[tuple[B, Key]]:
         """For each overtaken petition the first box to be free that could draw it."""
