@@ -106,6 +106,23 @@ def test_no_race(change: _Change) -> None:
     assert yard.orders() == []
 
 
+@pytest.mark.parametrize(("slow_s", "raced"), [(1.24, False), (1.26, True)])
+def test_what_would_win_next_to_nothing_is_not_raced(slow_s: float, raced: bool) -> None:
+    yard, slow, _ = _slow_and_idle(slow_s)
+    busy(yard, slow)
+    assert (yard.orders() == ["2=on 1"]) is raced
+
+
+def test_the_quickest_idle_box_races_for_what_is_latest() -> None:
+    boxes = [FakeBox(name, "A") for name in "1234"]
+    yard = Yard(*boxes)
+    for name, image_s in zip("1234", (30.0, 9.0, 6.0, 1.0), strict=True):
+        yard.speed(name, image_s)
+    for box in boxes[:2]:
+        busy(yard, box)
+    assert yard.orders() == ["4=on 1", "3=on 2"]
+
+
 def test_an_empty_box_may_load_for_a_race() -> None:
     yard, slow, idle = _slow_and_idle(100.0)
     yard.speed("2", 1.0, 5.0)

@@ -9,6 +9,8 @@ from sdistrib_manager.scheduler.work import Held, Job
 
 #: A race or a taking back must win at least this part of the image's time.
 _GAIN = 0.1
+#: Less is not worth a second attempt: a message that was late looks like that.
+_GAIN_S = 0.25
 
 
 class _Prize(NamedTuple, Generic[B]):
@@ -88,7 +90,8 @@ class Takeover(Generic[B]):
         if held.begun_at is not None and not self._may_race(held):
             return None
         gain = prize.end_at - self._outlooks.reckoned(box, held.job)
-        if gain <= _GAIN * self._costs.image_s(box.name, held.job):
+        least_s = _GAIN * self._costs.image_s(box.name, held.job)
+        if gain <= (least_s if held.begun_at is None else max(least_s, _GAIN_S)):
             return None
         return gain if self._able(box, held.job) and self._fits(box, held) else None
 
