@@ -6,7 +6,7 @@ petition is due some multiple of its own length after it came, so that short one
 ones, and no stream of them does so for ever.
 
 A loaded context attracts its petitions against that order. A line remembers since when each
-client's first petition in it is passed so: see `Line.passed` and `Line.overtaken`.
+petition in it is passed so: see `Line.passed` and `Line.overtaken`.
 """
 
 import heapq
@@ -23,7 +23,6 @@ from sdistrib_manager.scheduler.work import Job
 _LOOK = 8
 #: The rounds of first images, before all others: of a newcomer, and of who had nothing waiting.
 _NEWCOMER, _FIRST = -2, -1
-
 
 #: See `_place`.
 _Place = tuple[int, float, int, str, Job]

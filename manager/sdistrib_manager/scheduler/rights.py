@@ -46,7 +46,7 @@ class Rights(Generic[B]):
         self._lines = lines
         self._outlooks = outlooks
         self._able = able
-        #: What `overtaken` and `kept` found; the latter for which heads, resting on which boxes.
+        #: What `overtaken`, `limits` and `kept` found; the last for which heads, by which boxes.
         self._overtaken: list[Head] | None = None
         self._limits: dict[B, Key] = {}
         self._kept: dict[B, Head] = {}
